@@ -1,0 +1,65 @@
+# Every target sets up what it needs. Only Python 3.12 or 3.13, or uv, has to be there first.
+SHELL := bash
+PYTHON := .venv/bin/python
+# Test processes that run at a time.
+JOBS ?= 2
+# More arguments for pytest, for example: make test PYTEST_ARGS="-k canvas"
+PYTEST_ARGS ?=
+# More arguments for `bazel test`, for example: make bazel-test BAZEL_ARGS=--test_tag_filters=-slow
+BAZEL_ARGS ?=
+
+PYTEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile
+BENCHMARKS = $(filter-out benchmarks/__init__.py benchmarks/torch_canvas.py,$(wildcard benchmarks/*.py))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-core lint format bench bazel-test build-files lock setup setup-all clean
+
+help: ## Show the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: ## Record, train, evaluate and report, on this machine; leaves out/demo/report.html.
+	@./bootstrap.sh core
+	@$(PYTHON) -m launch.demo
+
+test: setup-all ## Every test; includes the parity tests against torch (3.5 GB of packages).
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-core: setup ## Every test that needs neither torch nor lerobot.
+	$(PYTEST) -m "not bridge" $(PYTEST_ARGS)
+
+lint: setup ## Formatting, lint rules, types, and which package may import which.
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m pyright
+	$(PYTHON) -m pytest -q tests/repository/arrows_test.py
+
+format: setup ## Format the sources and repair what the linter can.
+	$(PYTHON) -m ruff check --fix-only --quiet .
+	$(PYTHON) -m ruff format .
+
+bench: setup-all ## Every benchmark, one after the other.
+	@set -e; for file in $(BENCHMARKS); do \
+	  module=$${file%.py}; echo "== $$file"; $(PYTHON) -m "$${module//\//.}"; \
+	done
+
+bazel-test: setup-all ## The same tests under Bazel, without network.
+	@third_party/bazel/configure.sh
+	bazel test $(BAZEL_ARGS) //...
+
+build-files: setup ## Derive the BUILD files from the imports.
+	$(PYTHON) -m third_party.bazel.build_files
+
+lock: ## Resolve pyproject.toml into requirements/*.lock; needs uv.
+	@third_party/locks.sh
+	@./bootstrap.sh core
+	$(PYTHON) -m third_party.licences
+
+setup: ## Install what developing needs, without torch.
+	@./bootstrap.sh dev
+
+setup-all: ## Install everything, with torch and lerobot.
+	@./bootstrap.sh bridge
+
+clean: ## Remove results and caches; keeps .venv.
+	rm -rf out .cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

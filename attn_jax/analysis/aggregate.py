@@ -1,0 +1,280 @@
+"""From rows of episodes to conclusions: families of tests, declared before the data is seen.
+
+A family names a question, the measures that answer it and how they are tested. Every combination of
+metric, layer, camera and so on in it is one test; p-values are adjusted over the whole family.
+
+| test | question | tests |
+|---|---|---|
+| `outcome` | do successes differ from failures? | Welch, Mann-Whitney, permutation |
+| `above` | does the mean exceed a reference? | one-sample t, Wilcoxon, sign flip |
+| `floor` | does a change exceed the null floor in the same episode? | the same, on the difference |
+
+Episodes are the unit: values are averaged over frames and, unless `by` says otherwise, objects and
+heads of an episode before anything is tested.
+
+    families = (Family("objects", "h1_1", ("lift",), test="above", reference=1.0),)
+    table = aggregate(rows, families, seed=0)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from attn_jax.analysis import stats, tables
+from attn_jax.core.errors import ConfigError
+
+TESTS = ("outcome", "above", "floor")
+PRIMARY = {"outcome": "welch", "above": "paired_t", "floor": "paired_t"}
+SUCCESS, FAILURE = "success", "failure"
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One family of tests.
+
+    Attributes:
+      name: of the family, unique.
+      hypothesis: rows of which hypothesis.
+      metrics: which measures.
+      test: `outcome`, `above` or `floor`.
+      by: columns whose combinations are tests of their own; the others are averaged over.
+      where: column -> allowed values; other rows are not looked at.
+      reference: of `above`: what the mean is compared with.
+      floor: of `floor`: kinds of variants that make the null floor; the largest of their means is
+        the floor of an episode.
+      alternative: `two-sided`, `greater` or `less`.
+      primary: the test whose p-values are adjusted; empty takes Welch or the t test.
+    """
+
+    name: str
+    hypothesis: str
+    metrics: tuple[str, ...]
+    test: str = "outcome"
+    by: tuple[str, ...] = ("metric", "layer", "camera")
+    where: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    reference: float = 0.0
+    floor: tuple[str, ...] = ("noise", "frame", "paraphrase")
+    alternative: str = "two-sided"
+    primary: str = ""
+
+    def __post_init__(self):
+        for field in ("metrics", "by", "floor"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        if self.test not in TESTS:
+            raise ConfigError(f"unknown test {self.test!r}", where=self.name, fix=f"Use {TESTS}")
+        if self.alternative not in stats.ALTERNATIVES:
+            raise ConfigError(f"unknown alternative {self.alternative!r}", where=self.name)
+        wrong = [c for c in (*self.by, *self.where) if c not in tables.COLUMNS]
+        if wrong:
+            raise ConfigError(
+                f"a table has no column {wrong[0]!r}",
+                where=self.name,
+                fix=f"Columns: {tables.COLUMNS}",
+            )
+        if "metric" not in self.by:
+            object.__setattr__(self, "by", ("metric", *self.by))
+
+
+def aggregate(
+    rows: pd.DataFrame,
+    families: Sequence[Family],
+    *,
+    seed: int = 0,
+    resamples: int = stats.RESAMPLES,
+) -> pd.DataFrame:
+    """Runs every test of every family.
+
+    Args:
+      rows: table with the columns of `tables.COLUMNS`, one or several rows per episode.
+      families: what is tested.
+      seed: of permutations and bootstraps; the draws of a test depend on it and on the name of the
+        test, not on other tests.
+      resamples: of permutations and bootstraps.
+
+    Returns:
+      One row per test, with the columns `COLUMNS`. `p` is that of the primary test, `p_holm` and
+      `p_bh` are adjusted over the family. `difference` is success - failure, the mean - reference,
+      or the mean - floor; `ci_low`, `ci_high` are its BCa interval.
+
+    Raises:
+      ConfigError: two families of one name, or a family without rows.
+    """
+    names = [family.name for family in families]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"family names repeat: {sorted(names)}")
+    parts = [_family(rows, family, seed, resamples) for family in families]
+    return pd.DataFrame([row for part in parts for row in part]).reindex(columns=pd.Index(COLUMNS))
+
+
+def _family(rows: Any, family: Family, seed: int, resamples: int) -> list[dict[str, Any]]:
+    chosen = rows[(rows.hypothesis == family.hypothesis) & rows.metric.isin(family.metrics)]
+    for column, allowed in family.where.items():
+        chosen = chosen[chosen[column].isin(list(allowed))]
+    if not len(chosen):
+        raise ConfigError(
+            f"family {family.name!r} finds no rows of {family.hypothesis!r}"
+            f" with metrics {family.metrics}",
+            fix="Run launch.analyze with that hypothesis, or leave the family out",
+        )
+    floors: Any = None
+    if family.test == "floor":
+        is_floor = chosen.kind.isin(family.floor)
+        floors, chosen = chosen[is_floor], chosen[~is_floor]
+        # A floor is one per episode, layer and so on, whatever the variant it is set against.
+        shared = [c for c in family.by if c not in ("variant", "kind")]
+        means = tables.mean_over(floors, ["episode", *shared, "variant", "kind"])
+        by_kind = tables.mean_over(means, ["episode", *shared, "kind"])
+        floors = by_kind.groupby(["episode", *shared], observed=True)["value"].max().reset_index()
+    units: Any = tables.mean_over(chosen, ["episode", "outcome", *family.by])
+    tests = []
+    for key, group in units.groupby(list(family.by), observed=True, sort=True):
+        labels = dict(zip(family.by, key if isinstance(key, tuple) else (key,), strict=True))
+        draw = zlib.crc32(repr((family.name, sorted(labels.items()))).encode()) ^ seed
+        row = {"family": family.name, "hypothesis": family.hypothesis, "test": family.test}
+        row |= labels
+        if family.test == "outcome":
+            row |= _outcome(group, family, draw, resamples)
+        else:
+            row |= _single(group, labels, floors, family, draw, resamples)
+        tests.append(row)
+    holm, bh = stats.adjust([row["p"] for row in tests])
+    for row, p_holm, p_bh in zip(tests, holm, bh, strict=True):
+        row |= {"p_holm": float(p_holm), "p_bh": float(p_bh), "family_size": len(tests)}
+    return tests
+
+
+def _outcome(group: Any, family: Family, seed: int, resamples: int) -> dict[str, Any]:
+    good, bad = (
+        stats.finite(group.value[group.outcome == name].to_numpy()) for name in (SUCCESS, FAILURE)
+    )
+    found = (
+        stats.welch(good, bad, family.alternative),
+        stats.mann_whitney(good, bad, family.alternative),
+        stats.permutation(good, bad, family.alternative, seed=seed, resamples=resamples),
+    )
+    interval = stats.bca_interval((good, bad), seed=seed, resamples=resamples)
+    d = stats.cohens_d(good, bad)
+    return _row(found, family, interval) | {
+        "n": len(good) + len(bad),
+        "n_success": len(good),
+        "n_failure": len(bad),
+        "mean": _mean(np.concatenate([good, bad])),
+        "mean_success": _mean(good),
+        "mean_failure": _mean(bad),
+        "d": d,
+        "g": stats.hedges_g(d, len(good) + len(bad)),
+        "minimal_d": stats.minimal_detectable_d(len(good), len(bad)),
+        "power_note": stats.power_note(len(good), len(bad)),
+    }
+
+
+def _single(
+    group: Any,
+    labels: Mapping[str, Any],
+    floors: Any,
+    family: Family,
+    seed: int,
+    resamples: int,
+) -> dict[str, Any]:
+    value = group.value.to_numpy(np.float64)
+    reference = np.full(len(value), family.reference)
+    if floors is not None:
+        here = floors
+        for column, label in labels.items():
+            if column in floors.columns:
+                here = here[here[column] == label]
+        by_episode = dict(zip(here.episode, here.value, strict=True))
+        reference = np.array([by_episode.get(name, np.nan) for name in group.episode])
+    difference = value - reference
+    used = np.isfinite(difference)
+    x = difference[used]
+    found = (
+        stats.paired_t(x, family.alternative),
+        stats.wilcoxon(x, family.alternative),
+        stats.sign_flip(x, family.alternative, seed=seed, resamples=resamples),
+    )
+    interval = stats.bca_interval((x,), seed=seed, resamples=resamples)
+    d = stats.cohens_d_paired(x)
+    row = _row(found, family, interval)
+    if floors is not None and not used.any():
+        row["reason"] = f"no null floor: no variant of kind {' or '.join(family.floor)}"
+    minimal = stats.minimal_detectable_d(len(x))
+    return row | {
+        "n": len(x),
+        "mean": _mean(value[used]),
+        "reference": _mean(reference[used]),
+        "d": d,
+        "g": stats.hedges_g(d, len(x), groups=1),
+        "minimal_d": minimal,
+        "power_note": ""
+        if len(x) >= 2 and minimal <= stats.LARGE_EFFECT
+        else f"{len(x)} episodes: too few to find d = {stats.LARGE_EFFECT} with 80% power",
+    }
+
+
+def _row(found: Sequence[stats.Result], family: Family, interval: stats.Interval) -> dict[str, Any]:
+    primary = family.primary or PRIMARY[family.test]
+    by_name = {result.test: result for result in found}
+    if primary not in by_name:
+        raise ConfigError(
+            f"primary test {primary!r} of family {family.name!r} is not one of {sorted(by_name)}"
+        )
+    row: dict[str, Any] = {"alternative": family.alternative, "primary": primary}
+    for result in found:
+        row |= {f"{result.test}_statistic": result.statistic, f"{result.test}_p": result.p}
+    return row | {
+        "p": by_name[primary].p,
+        "difference": interval.estimate,
+        "ci_low": interval.low,
+        "ci_high": interval.high,
+        "reason": by_name[primary].reason,
+    }
+
+
+def _mean(x: np.ndarray) -> float:
+    return float(x.mean()) if len(x) else float("nan")
+
+
+COLUMNS: tuple[str, ...] = (
+    "family",
+    "hypothesis",
+    "test",
+    "metric",
+    "variant",
+    "kind",
+    "query",
+    "layer",
+    "head",
+    "camera",
+    "object",
+    "role",
+    "n",
+    "n_success",
+    "n_failure",
+    "mean",
+    "mean_success",
+    "mean_failure",
+    "reference",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "d",
+    "g",
+    "alternative",
+    "primary",
+    "p",
+    "p_holm",
+    "p_bh",
+    "family_size",
+    *(f"{t}_{f}" for t in ("welch", "mann_whitney", "permutation") for f in ("statistic", "p")),
+    *(f"{t}_{f}" for t in ("paired_t", "wilcoxon", "sign_flip") for f in ("statistic", "p")),
+    "minimal_d",
+    "power_note",
+    "reason",
+)

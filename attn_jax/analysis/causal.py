@@ -1,0 +1,229 @@
+"""Rows of hypotheses that need runs made on purpose: occlusions, questions, turned pictures.
+
+Such a run is a variant beside the base, an ordinary run of the same episode whose `info` says what
+was done:
+
+- `intervention`: `set` (`high` or `control`), `camera`, `layer`, `fill`, `noise` (key of the run
+  with the same noise and nothing hidden; empty for the base), `kind` (default `occlusion`).
+- `vqa`: `question`, `answer`, `expected` and `object` (asked about), which may be missing.
+- `rotation`: `degrees` (90, 180 or 270, counter-clockwise), `camera` (a name or a list of names);
+  its pictures and masks are turned too.
+
+Axis names: call, layer, o objects, gh gw patch grid.
+
+    table = tables.concat(list(fidelity_rows(study, options)))
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+
+from attn_jax.analysis import fidelity, overlap, shift, tables
+from attn_jax.analysis.studies import CameraMaps, Source, Study, camera_maps
+from attn_jax.core.errors import RecordError
+from attn_jax.core.typing import NumpyArray
+
+
+@runtime_checkable
+class Options(Protocol):
+    """What these hypotheses use of `hypotheses.Options`."""
+
+    @property
+    def denoise(self) -> str:
+        """How denoising steps are joined."""
+        ...
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """(stream, query group) pairs."""
+        ...
+
+
+def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
+    """H1: fidelity score of every camera, layer and fill, and the null floor.
+
+    Raises:
+      RecordError: no occlusion runs, a set without its partner, or runs without actions.
+    """
+    runs = {k: v for k, v in study.variants.items() if "intervention" in v.episode.info}
+    if not runs:
+        raise RecordError(
+            "no runs with hidden patches",
+            where=study.name,
+            fix="Write them to variants/ with `intervention` in their info (docs/analysis.md)",
+        )
+    base = _actions(study.base)
+    variance = base.reshape(-1, base.shape[-1]).var(0)
+    cases: dict[tuple[str, int, str, str], dict[str, dict[str, NumpyArray]]] = {}
+    for key, source in runs.items():
+        facts = source.episode.info["intervention"]
+        try:
+            case = (str(facts["camera"]), int(facts["layer"]), str(facts["fill"]), source.kind)
+            noise, which = str(facts.get("noise") or ""), str(facts["set"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(f"`intervention` lacks {error}", where=key) from error
+        cases.setdefault(case, {}).setdefault(noise, {})[which] = _actions(source)
+    noises = sorted({noise for case in cases.values() for noise in case})
+    clean = {noise: _clean(study, noise) for noise in noises}
+    steps = np.asarray(study.base.episode.env_step)
+    for (camera, layer, fill, kind), by_noise in sorted(cases.items()):
+        for noise, pair in by_noise.items():
+            if set(pair) != {"high", "control"}:
+                raise RecordError(
+                    f"camera {camera}, layer {layer}, fill {fill}: noise {noise or 'base'!r} has"
+                    f" {sorted(pair)} instead of high and control",
+                    where=study.name,
+                )
+        whole = np.stack([clean[noise] for noise in by_noise])
+        high, control = (
+            np.stack([pair[which] for pair in by_noise.values()]) for which in ("high", "control")
+        )
+        errors = [fidelity.squared_error(whole, other, variance) for other in (high, control)]
+        found = {
+            "fidelity": fidelity.fidelity_score(whole, high, control, variance),
+            "mse_high": errors[0].mean(0),
+            "mse_control": errors[1].mean(0),
+        }
+        yield tables.tidy(
+            np.stack(list(found.values())),
+            {"metric": list(found), "env_step": steps},
+            camera=camera,
+            layer=layer,
+            variant=fill,
+            kind=kind,
+        )
+    others = [_actions(source) for source in study.of_kind("noise").values()]
+    floor = fidelity.null_floor(np.stack([base, *others]), variance)
+    yield tables.tidy(floor, {"env_step": steps}, metric="null_floor", kind="noise")
+
+
+def _actions(source: Source) -> NumpyArray:
+    if source.episode.actions is None:
+        raise RecordError("the run has no predicted actions", where=source.key or "base")
+    return source.episode.actions.astype(np.float64)
+
+
+def _clean(study: Study, noise: str) -> NumpyArray:
+    if not noise:
+        return _actions(study.base)
+    if noise not in study.variants:
+        raise RecordError(f"no run {noise!r} with nothing hidden", where=study.name)
+    return _actions(study.variants[noise])
+
+
+def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
+    """H2.2: whether answers are right, and how much the question's text looks at its object.
+
+    Raises:
+      RecordError: no runs with questions.
+    """
+    runs = {k: v for k, v in study.variants.items() if "vqa" in v.episode.info}
+    if not runs:
+        raise RecordError(
+            "no runs with questions",
+            where=study.name,
+            fix="Ask a checkpoint with a text head, write answers to variants/ (docs/analysis.md)",
+        )
+    for key, source in runs.items():
+        facts = source.episode.info["vqa"]
+        labels = {"variant": key, "kind": "vqa"}
+        if facts.get("expected") is not None:
+            correct = plain(str(facts.get("answer", ""))) == plain(str(facts["expected"]))
+            yield tables.tidy(np.array(float(correct)), {}, metric="correct", **labels)
+        asked = facts.get("object")
+        if source.reader is None or asked not in source.episode.objects:
+            continue
+        place = source.episode.objects.index(asked)
+        for stream, query in options.pairs():
+            for camera in source.episode.masks:
+                maps = camera_maps(source, stream, query, camera)
+                mean = maps.joined(options.denoise).mean(2)
+                coverage = source.coverage(camera, maps.grid, maps.target)[:, place : place + 1]
+                lift = overlap.object_metrics(mean, coverage, names=("lift",))["lift"]
+                yield tables.tidy(
+                    lift,
+                    {"env_step": maps.env_step, "layer": maps.layers, "object": [asked]},
+                    metric="lift",
+                    query=query,
+                    camera=camera,
+                    role=source.episode.roles.get(asked, "other"),
+                    **labels,
+                )
+
+
+def plain(text: str) -> str:
+    """An answer for comparison: lower case, words and numbers only, no leading article."""
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    return " ".join(words[1:] if words[:1] in (["a"], ["an"], ["the"]) else words)
+
+
+def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
+    """Maps of turned pictures against the turned maps of the base.
+
+    `overlap_drop` is the relative loss of mass on an object, `topk_iou` that of the two top 10 %
+    sets, `centroid_shift_patches` the distance of their centres.
+
+    Raises:
+      RecordError: no turned runs, or an angle that is no quarter turn.
+    """
+    runs = {k: v for k, v in study.variants.items() if "rotation" in v.episode.info}
+    if not runs:
+        raise RecordError(
+            "no runs with turned pictures",
+            where=study.name,
+            fix="Write them to variants/ with `rotation` in their info (docs/analysis.md)",
+        )
+    for key, source in runs.items():
+        facts = source.episode.info["rotation"]
+        degrees, named = int(facts["degrees"]), facts["camera"]
+        if degrees % 90:
+            raise RecordError(f"a turn by {degrees} degrees", where=key, fix="Use quarter turns")
+        for stream, query in options.pairs():
+            for camera in [named] if isinstance(named, str) else named:
+                labels = {"variant": key, "kind": "rotation", "query": query, "camera": camera}
+                base = camera_maps(study.base, stream, query, camera)
+                other = camera_maps(source, stream, query, camera)
+                moved = _turned_maps(base, other, degrees, options.denoise)
+                axes = {"env_step": base.env_step, "layer": base.layers}
+                yield tables.tidy(
+                    np.stack(list(moved.values())), {"metric": list(moved), **axes}, **labels
+                )
+                if camera not in study.base.episode.masks or not study.base.episode.objects:
+                    continue
+                scores = [
+                    overlap.object_metrics(
+                        maps.joined(options.denoise).mean(2),
+                        run.coverage(camera, maps.grid, maps.target),
+                        names=("overlap", "concentration"),
+                    )
+                    for run, maps in ((study.base, base), (source, other))
+                ]
+                drops = {
+                    f"{name}_drop": 1.0 - overlap.ratio(scores[1][name], scores[0][name])
+                    for name in scores[0]
+                }
+                yield tables.tidy(
+                    np.stack(list(drops.values())),
+                    {"metric": list(drops), **axes, "object": study.base.episode.objects},
+                    **labels,
+                )
+
+
+def _turned_maps(
+    base: CameraMaps, other: CameraMaps, degrees: int, denoise: str
+) -> dict[str, NumpyArray]:
+    """How far maps of turned pictures are from the turned maps, each (call, layer)."""
+    turned = np.rot90(base.joined(denoise).mean(2), degrees // 90, (-2, -1))
+    now = other.joined(denoise).mean(2)
+    moved = shift.shift_metrics(turned, now, box=base.box, names=("centroid_shift_px",))
+    high = [fidelity.top_patches(maps) for maps in (turned, now)]
+    both, either = (high[0] & high[1]).sum((-2, -1)), (high[0] | high[1]).sum((-2, -1))
+    side = base.box[2] / base.grid[0]
+    return {
+        "topk_iou": both / either,
+        "centroid_shift_patches": moved["centroid_shift_px"] / side,
+    }

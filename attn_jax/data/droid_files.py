@@ -1,0 +1,252 @@
+"""The files of a DROID-style episode but its masks: prompt, frames, trajectory, keyframes.
+
+    {root}/{success,failure}/{YYYY-MM-DD}/{episode}/
+      instruction.txt                             the prompt
+      trajectory.h5                               robot state and actions, T rows
+      recordings/frames/{camera}/%05d.jpg         hand_camera, varied_camera_1 (left), _2 (right)
+      white_list.json                             optional: numbers of the frames to look at
+      calibration.json                            optional, kept as it is
+
+Frames may outnumber the rows of the trajectory; the row of a late frame is the last one.
+
+Axis names: t frames, T rows, H horizon.
+
+    trajectory = read_trajectory(folder)
+    trajectory.state([0, 8])                      # (2, 8) joint positions (rad), gripper
+    trajectory.chunks([0, 8], horizon=15)         # (2, 15, 8) joint velocities (rad/s), gripper
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+
+from attn_jax.core.errors import EpisodeError, SessionError
+from attn_jax.core.typing import Float, NumpyArray, UInt8
+from attn_jax.data.sessions import read_frame
+
+INSTRUCTION, TRAJECTORY = "instruction.txt", "trajectory.h5"
+WHITE_LIST, CALIBRATION = "white_list.json", "calibration.json"
+FRAMES = pathlib.PurePosixPath("recordings/frames")
+OUTCOMES = ("success", "failure")
+#: Folder of a camera in the recordings -> what it shows.
+CAMERAS = {"hand_camera": "wrist", "varied_camera_1": "left", "varied_camera_2": "right"}
+JOINTS = 7
+
+_FRAME_FILE = re.compile(r"(\d{5})\.jpg")
+_RECORD_AGAIN = "Copy it from the recording again, or remove the episode"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Robot state and actions of an episode.
+
+    Attributes:
+      joint_position: (T, 7) radians.
+      gripper_position: (T,) 0 open to 1 closed.
+      joint_velocity: (T, 7) commanded, radians per second.
+      gripper_action: (T,) commanded gripper position.
+    """
+
+    joint_position: Float[NumpyArray, "T 7"]
+    gripper_position: Float[NumpyArray, "T"]
+    joint_velocity: Float[NumpyArray, "T 7"]
+    gripper_action: Float[NumpyArray, "T"]
+
+    def __len__(self) -> int:
+        return len(self.joint_position)
+
+    def state(self, frames: Sequence[int]) -> NumpyArray:
+        """(t, 8) float32 at frames: joint positions, then the gripper's."""
+        rows = self._rows(np.asarray(frames))
+        joined = [self.joint_position[rows], self.gripper_position[rows, None]]
+        return np.concatenate(joined, axis=1).astype(np.float32)
+
+    def chunks(self, frames: Sequence[int], horizon: int) -> NumpyArray:
+        """(t, H, 8) float32 from each frame on: joint velocities, then the gripper's position.
+
+        After the last row its action is repeated.
+        """
+        rows = self._rows(np.asarray(frames)[:, None] + np.arange(horizon))
+        joined = [self.joint_velocity[rows], self.gripper_action[rows][..., None]]
+        return np.concatenate(joined, axis=-1).astype(np.float32)
+
+    def _rows(self, frames: NumpyArray) -> NumpyArray:
+        return np.minimum(frames, len(self) - 1)
+
+
+def read_prompt(folder: pathlib.Path) -> str:
+    """The instruction without line ends; an empty or missing one is an error (EpisodeError)."""
+    path = folder / INSTRUCTION
+    try:
+        text = " ".join(path.read_text(encoding="utf-8").split())
+    except FileNotFoundError as error:
+        raise EpisodeError(
+            "the prompt is missing", where=path, fix="Write what the robot was told into it"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise EpisodeError(f"cannot be read: {error}", where=path, fix=_RECORD_AGAIN) from error
+    if not text:
+        raise EpisodeError(
+            "the prompt is empty", where=path, fix="Write what the robot was told into it"
+        )
+    return text
+
+
+def read_trajectory(folder: pathlib.Path) -> Trajectory:
+    """Reads `trajectory.h5`.
+
+    Raises:
+      EpisodeError: missing, damaged, a dataset absent, of another shape, or not finite.
+    """
+    path = folder / TRAJECTORY
+    names = {
+        "joint_position": ("observation/robot_state/joint_positions", JOINTS),
+        "gripper_position": ("observation/robot_state/gripper_position", 0),
+        "joint_velocity": ("action/joint_velocity", JOINTS),
+        "gripper_action": ("action/gripper_position", 0),
+    }
+    found: dict[str, NumpyArray] = {}
+    if not path.is_file():
+        raise EpisodeError("the trajectory is missing", where=path, fix=_RECORD_AGAIN)
+    try:
+        with h5py.File(path, "r") as file:
+            for field, (name, width) in names.items():
+                if not isinstance(file.get(name), h5py.Dataset):
+                    raise EpisodeError(f"has no dataset {name}", where=path, fix=_RECORD_AGAIN)
+                found[field] = _rows_of(np.asarray(file[name]), width, f"{path}, {name}")
+    except OSError as error:
+        raise EpisodeError(
+            f"is no readable HDF5: {error}", where=path, fix=_RECORD_AGAIN
+        ) from error
+    lengths = {field: len(rows) for field, rows in found.items()}
+    if len(set(lengths.values())) != 1:
+        raise EpisodeError(f"datasets differ in length: {lengths}", where=path, fix=_RECORD_AGAIN)
+    return Trajectory(**found)
+
+
+def _rows_of(rows: NumpyArray, width: int, where: str) -> NumpyArray:
+    """(T, width) float64, or (T,) for width 0, where (T, 1) is accepted too."""
+    if not width and rows.ndim == 2 and rows.shape[1] == 1:
+        rows = rows[:, 0]
+    shape = (len(rows) if rows.ndim else 0, *([width] if width else []))
+    if rows.shape != shape or not len(rows) or rows.dtype.kind not in "fiu":
+        wanted = f"(T, {width})" if width else "(T,)"
+        raise EpisodeError(
+            f"{rows.dtype} of shape {rows.shape}, expected numbers {wanted}",
+            where=where,
+            fix=_RECORD_AGAIN,
+        )
+    if not np.isfinite(rows).all():
+        row = int(np.argwhere(~np.isfinite(rows))[0][0])
+        raise EpisodeError(
+            f"NaN or infinite in row {row}", where=where, fix="Leave the episode out"
+        )
+    return rows.astype(np.float64)
+
+
+def count_frames(folder: pathlib.Path, cameras: Sequence[str]) -> int:
+    """Number of frames that every camera has, from 0 without a gap.
+
+    Raises:
+      EpisodeError: a camera has no frames, one is missing, or cameras differ in length.
+    """
+    counts: dict[str, int] = {}
+    for camera in cameras:
+        path = folder / FRAMES / camera
+        numbers = sorted(
+            int(match[1])
+            for file in (path.iterdir() if path.is_dir() else ())
+            if (match := _FRAME_FILE.fullmatch(file.name))
+        )
+        if not numbers:
+            there = sorted(f.name for f in (folder / FRAMES).glob("*") if f.is_dir())
+            raise EpisodeError(
+                "no frames of this camera",
+                where=path,
+                fix=f"Cameras of the recording: {', '.join(there) or 'none'}",
+            )
+        if numbers[-1] != len(numbers) - 1:
+            gap = next(i for i, number in enumerate(numbers) if i != number)
+            raise EpisodeError("frame is missing", where=path / frame_name(gap), fix=_RECORD_AGAIN)
+        counts[camera] = len(numbers)
+    if len(set(counts.values())) > 1:
+        raise EpisodeError(
+            f"cameras differ in their number of frames: {counts}",
+            where=folder / FRAMES,
+            fix="Remove what stands beyond the shortest, if the end is all that differs",
+        )
+    return next(iter(counts.values()))
+
+
+def frame_name(frame: int) -> str:
+    """File name of a frame."""
+    return f"{frame:05d}.jpg"
+
+
+def read_frames(
+    folder: pathlib.Path, camera: str, frames: Sequence[int]
+) -> UInt8[NumpyArray, "t h w 3"]:
+    """Pictures of one camera at given frames.
+
+    Raises:
+      EpisodeError: a file is missing, cannot be decoded, or has another size than the first.
+    """
+    out: NumpyArray | None = None
+    for place, frame in enumerate(frames):
+        path = folder / FRAMES / camera / frame_name(frame)
+        try:
+            picture = read_frame(path)
+        except SessionError as error:
+            raise EpisodeError(error.what, where=path, fix=_RECORD_AGAIN) from error
+        if out is None:
+            out = np.empty((len(frames), *picture.shape), np.uint8)
+        if picture.shape != out.shape[1:]:
+            raise EpisodeError(
+                f"is {picture.shape[:2]} pixels, frame {frames[0]} is {out.shape[1:3]}",
+                where=path,
+                fix=_RECORD_AGAIN,
+            )
+        out[place] = picture
+    assert out is not None
+    return out
+
+
+def keyframes(folder: pathlib.Path, num_frames: int, step: int) -> tuple[int, ...]:
+    """Frames to look at: those of `white_list.json`, else every `step`-th from 0.
+
+    Raises:
+      EpisodeError: the list is malformed, empty, or names a frame that does not exist.
+    """
+    path = folder / WHITE_LIST
+    if not path.is_file():
+        return tuple(range(0, num_frames, step))
+    numbers = read_json(path)
+    valid = isinstance(numbers, list) and all(type(number) is int for number in numbers)
+    if not valid or not numbers:
+        raise EpisodeError(
+            "is no list of frame numbers", where=path, fix="Write [0, 8, 16], or remove the file"
+        )
+    wrong = [number for number in numbers if not 0 <= number < num_frames]
+    if wrong:
+        raise EpisodeError(
+            f"names frames {wrong[:5]}, the recording has 0 to {num_frames - 1}",
+            where=path,
+            fix="Remove them from the list",
+        )
+    return tuple(sorted(set(numbers)))
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Content of a JSON file; raises `EpisodeError` when it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EpisodeError(f"is no JSON: {error}", where=path, fix=_RECORD_AGAIN) from error

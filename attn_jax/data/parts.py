@@ -1,0 +1,92 @@
+"""A part of a session: a run of consecutive observations, kept as an index file instead of copies.
+
+An index file is JSON: `format`, `name`, `session` (folder, relative to the file where possible),
+`start` and `stop` (observations counted from 0, stop excluded).
+
+    part = Part("dot_stage1_train_7", session="sessions/dot", start=0, stop=7)
+    write_part(part, "splits/dot_stage1_train_7.json")
+    resolve_part("splits/dot_stage1_train_7.json") == part
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+
+from attn_jax.core.errors import SessionError
+from attn_jax.core.typing import PathLike
+
+FORMAT = "attn_jax.session_part/1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Observations `start` to `stop` (excluded, None for the end) of a session folder."""
+
+    name: str
+    session: pathlib.Path
+    start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "session", pathlib.Path(self.session))
+        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
+            raise SessionError(
+                f"part {self.name} is empty: observations {self.start} to {self.stop}",
+                where=self.session,
+            )
+
+
+def write_part(part: Part, path: PathLike) -> pathlib.Path:
+    """Writes the index file and returns its path; an existing one is refused (SessionError)."""
+    path = pathlib.Path(path)
+    folder = os.path.relpath(part.session.absolute(), path.parent.absolute())
+    content = {
+        "format": FORMAT,
+        "name": part.name,
+        "session": pathlib.PurePath(folder).as_posix(),
+        "start": part.start,
+        "stop": part.stop,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=2) + "\n")
+    except FileExistsError as error:
+        raise SessionError("already exists", where=path, fix="Choose another folder") from error
+    return path
+
+
+def resolve_part(path: PathLike | Part) -> Part:
+    """The part that a session folder (all of it) or an index file stands for; a part is itself.
+
+    Raises:
+      SessionError: neither, or the index file is damaged.
+    """
+    if isinstance(path, Part):
+        return path
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return Part(path.name or path.absolute().name, path)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SessionError(
+            "no such session folder or part index", where=path, fix="Record one with launch.record"
+        ) from error
+    except ValueError as error:
+        raise SessionError(
+            f"not a session folder, and not valid JSON: {error}", where=path
+        ) from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise SessionError(f"not an index file of format {FORMAT}", where=path)
+    try:
+        name, session, start, stop = raw["name"], raw["session"], raw["start"], raw["stop"]
+    except KeyError as error:
+        raise SessionError(f"index file lacks {error}", where=path) from error
+    valid = isinstance(start, int) and (stop is None or isinstance(stop, int))
+    if not valid or not isinstance(session, str) or not isinstance(name, str):
+        raise SessionError("index file has fields of a wrong type", where=path)
+    return Part(name, path.parent / session, start, stop)

@@ -1,0 +1,255 @@
+"""A checkpoint that is ready to act: observations in, action chunks and labelled attention out.
+
+What nothing looks at (dummy cameras, padding) never enters the compiled program; captured maps come
+back in the full layout. Token groups are arguments of the program, so it is compiled once per batch
+size, set of cameras and length of the prompt (in steps of `bucket` tokens).
+
+Axis names: b batch, s denoising steps, H action horizon, a action dimensions of the robot, A action
+dimensions inside the model.
+
+    policy = load_policy("checkpoint", capture=Selection.parse("layers=last:2;reduce=patch_map"))
+    prediction = policy.predict(observation, rng=jax.random.key(0))
+    prediction.actions                                  # (b, H, a)
+    prediction.records[0]["suffix.patch_map"]           # AttentionRecord of the first sample
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from attn_jax.core.errors import ConfigError, InputError
+from attn_jax.core.record import AttentionRecord
+from attn_jax.core.typing import NumpyArray, PathLike
+from attn_jax.models.pi05.compact import Kept, compact
+from attn_jax.models.pi05.sample import sample
+from attn_jax.policies.observations import Description, Prepared, describe, layouts_of, prepare
+from attn_jax.probe.capture import capture_grouped, discover, to_records
+from attn_jax.probe.groups import expand, require_same_structure, stream_groups, structure
+from attn_jax.probe.select import Plan, Selection, Stream, resolve
+
+BUCKET = 16  # prompt tokens; state digits make prompts a few tokens longer or shorter
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """What one call of the policy gives, on the host.
+
+    Attributes:
+      actions: (b, H, a) float32 in units of the robot; the chunk where the checkpoint has no
+        post-processor.
+      chunk: (b, H, a) float32, as the model gives them (normalised).
+      x_t: (s, b, H, A) noisy actions at each time.
+      v_t: (s, b, H, A) velocities at these.
+      time: (s,) float32.
+      prefix_valid: (b, p) bool, False for dummy cameras and padding.
+      records: of every sample, record name -> record of one call; None without a selection.
+    """
+
+    actions: NumpyArray
+    chunk: NumpyArray
+    x_t: NumpyArray
+    v_t: NumpyArray
+    time: NumpyArray
+    prefix_valid: NumpyArray
+    records: list[dict[str, AttentionRecord]] | None
+
+
+class Policy:
+    """A checkpoint with its weights and compiled programs.
+
+    Attributes:
+      description: what the checkpoint says.
+      selection: what is captured by default; None captures nothing.
+      bucket: prompts are padded to a multiple of so many tokens.
+    """
+
+    def __init__(
+        self,
+        description: Description,
+        params: dict[str, Any],
+        *,
+        selection: Selection | None = None,
+        bucket: int = BUCKET,
+    ):
+        """Takes over `params`, whose leaves become device arrays in place.
+
+        Raises:
+          ConfigError: a selection that prompts of different lengths cannot have.
+        """
+        if selection is not None and selection.valid_keys_only:
+            raise ConfigError(
+                "valid_keys_only cannot be kept: which keys are valid changes with every prompt",
+                where="capture selection",
+                fix="Leave it out; zeros take next to no room on disk",
+            )
+        self.description, self.selection, self.bucket = description, selection, bucket
+        self._params = _onto_device(params)
+        self._programs: dict[Hashable, Callable[..., Any]] = {}
+        self._streams: dict[str, Stream] | None = None
+
+    @property
+    def config(self):
+        """The model."""
+        return self.description.config
+
+    @property
+    def num_programs(self) -> int:
+        """Programs compiled so far."""
+        return sum(program._cache_size() for program in self._programs.values())  # pyright: ignore[reportFunctionMemberAccess]
+
+    def noise(self, rng: Any, batch: int) -> NumpyArray:
+        """Standard normal noise of a prediction, (b, H, A) float32, from a JAX key."""
+        shape = (batch, self.config.chunk_size, self.config.max_action_dim)
+        return np.asarray(jax.random.normal(rng, shape), np.float32)
+
+    def episode_noise(self, seed: int, episode: int, call: int) -> NumpyArray:
+        """Noise of one call of one episode, (H, A) float32.
+
+        It depends on nothing else, so that an episode is the same alone and in a batch.
+        """
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), episode), call)
+        return self.noise(key, 1)[0]
+
+    def predict(
+        self,
+        observation: Mapping[str, Any],
+        noise: NumpyArray | None = None,
+        rng: Any = None,
+        *,
+        capture: bool = True,
+    ) -> Prediction:
+        """Predicts the action chunks of b observations.
+
+        Args:
+          observation: see `attn_jax.policies.observations`.
+          noise: (b, H, A) float32, standard normal; None draws it with `rng`.
+          rng: a JAX key; None is key 0.
+          capture: False captures nothing this time (`every_n` of a selection).
+
+        Raises:
+          InputError: an observation or noise that does not fit.
+          LayoutError: samples whose attention cannot be captured by one program.
+        """
+        prepared = prepare(self.description, observation)
+        return self.run(prepared, noise=noise, rng=rng, capture=capture)
+
+    def run(
+        self,
+        prepared: Prepared,
+        *,
+        noise: NumpyArray | None = None,
+        rng: Any = None,
+        capture: bool = True,
+    ) -> Prediction:
+        """As `predict`, from inputs that are prepared already."""
+        batch = len(prepared.inputs.tokens)
+        if noise is None:
+            noise = self.noise(jax.random.key(0) if rng is None else rng, batch)
+        expected = (batch, self.config.chunk_size, self.config.max_action_dim)
+        if noise.shape != expected:
+            raise InputError(f"has shape {noise.shape}, expected {expected}", where="noise")
+        small, kept = compact(self.config, prepared.inputs, multiple=self.bucket)
+        records = None
+        if self.selection is not None and capture:
+            plans = self._plans(prepared, kept, small, noise)
+            program = self._program(plans[0])
+            result, maps = program(stream_groups(plans), self._params, small, noise)
+            records = to_records(expand(maps, plans), plans)
+        else:
+            result = self._program(None)(self._params, small, noise)
+        chunk = np.asarray(result.actions)[..., : self.config.action_dim]
+        processors = self.description.processors
+        actions = chunk if processors is None else processors.after(chunk, prepared.values)
+        return Prediction(
+            actions=np.asarray(actions, np.float32),
+            chunk=chunk,
+            x_t=np.asarray(result.x_t),
+            v_t=np.asarray(result.v_t),
+            time=np.asarray(result.time),
+            prefix_valid=kept.valid,
+            records=records,
+        )
+
+    def _plans(self, prepared: Prepared, kept: Kept, small: Any, noise: Any) -> Sequence[Plan]:
+        """What to keep of every sample, over the full layout, for the program without the rest."""
+        assert self.selection is not None
+        items = [layouts_of(self.config, prepared, i) for i in range(len(noise))]
+        if self._streams is None:
+            watched = functools.partial(sample, self.config, watch=True)
+            self._streams = discover(watched, items[0], self._params, small, noise)
+        prefix = tuple(int(place) for place in kept.places)
+        if len(prefix) == kept.valid.shape[1]:
+            prefix = None
+        plans = []
+        for made in items:
+            actions = made["suffix"].length - made["prefix"].length
+            start = made["prefix"].length
+            suffix = prefix and (*prefix, *range(start, start + actions))
+            streams = {
+                "prefix": dataclasses.replace(
+                    self._streams["prefix"], layout=made["prefix"], queries=prefix, keys=prefix
+                ),
+                "suffix": dataclasses.replace(
+                    self._streams["suffix"], layout=made["suffix"], keys=suffix
+                ),
+            }
+            plans.append(resolve(self.selection, streams))
+        require_same_structure(plans)
+        return plans
+
+    def _program(self, plan: Plan | None) -> Callable[..., Any]:
+        key = None if plan is None else structure(plan)
+        if key not in self._programs:
+            config = self.config
+            if plan is None:
+                self._programs[key] = jax.jit(lambda p, i, n: sample(config, p, i, n)[0])
+            else:
+                watched = functools.partial(sample, config, watch=True)
+                self._programs[key] = jax.jit(capture_grouped(watched, plan))
+        return self._programs[key]
+
+
+def load_policy(
+    checkpoint: PathLike,
+    tokenizer: PathLike | None = None,
+    precision: str | None = None,
+    capture: Selection | None = None,
+    *,
+    bucket: int = BUCKET,
+) -> Policy:
+    """Reads a checkpoint, weights included; takes a while.
+
+    Args:
+      checkpoint: a LeRobot folder, the --workdir of a training run or a folder of `launch.bridge`.
+      tokenizer: folder with tokenizer.json, or a name, instead of the checkpoint's.
+      precision: see `Pi05Config`; None is what the checkpoint says.
+      capture: what to keep of the attention of every prediction.
+      bucket: prompts are padded to a multiple of so many tokens.
+
+    Raises:
+      CheckpointError, ConfigError: files that are missing, damaged or of another policy.
+    """
+    description = describe(checkpoint, tokenizer=tokenizer, precision=precision)
+    return with_weights(description, capture=capture, bucket=bucket)
+
+
+def with_weights(
+    description: Description, *, capture: Selection | None = None, bucket: int = BUCKET
+) -> Policy:
+    """Reads the weights of a checkpoint that is described already."""
+    params = description.checkpoint.params()
+    return Policy(description, params, selection=capture, bucket=bucket)
+
+
+def _onto_device(tree: dict[str, Any]) -> dict[str, Any]:
+    """Moves a tree leaf by leaf and in place, so that it is never held twice."""
+    for name in list(tree):
+        leaf = tree[name]
+        tree[name] = _onto_device(leaf) if isinstance(leaf, dict) else jax.device_put(leaf)
+    return tree

@@ -1,0 +1,197 @@
+"""Schema of a run on disk: folders, `run.json`, and the labels of a record as JSON.
+
+A record's entry holds all of its labels but the layout: stream, reduction, layers, heads, denoise,
+names on the query and key axes, the codec with its bound. Axes: (call, denoise, layer, head, query,
+key).
+
+    folder = start_run(run, selection=selection, provenance={"seed": 0})
+    for episode in episodes(run): ...
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from attn_jax.core.errors import RecordError
+from attn_jax.core.layout import TokenLayout
+from attn_jax.core.record import AttentionRecord
+from attn_jax.core.typing import PathLike
+from attn_jax.probe import arrays, codecs
+from attn_jax.probe.commits import NAME as COMMITS
+from attn_jax.probe.select import Selection
+
+SCHEMA_VERSION = 1
+RUN, META, EPISODES = "run.json", "meta.json", "episodes"
+
+
+def start_run(
+    run: PathLike,
+    *,
+    selection: Selection | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Makes a run folder and its `run.json`; an existing `run.json` is kept.
+
+    Args:
+      run: folder.
+      selection: what is captured.
+      provenance: JSON-compatible facts: seed, versions, model and checkpoint, configuration.
+    """
+    folder = pathlib.Path(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / RUN).exists():
+        data = {
+            "schema_version": SCHEMA_VERSION,
+            "selection": None if selection is None else selection.to_json(),
+            "provenance": dict(provenance or {}),
+        }
+        arrays.write_json(folder / RUN, data)
+    return folder
+
+
+def episode_folder(run: PathLike, episode: int) -> pathlib.Path:
+    """Folder of one episode."""
+    return pathlib.Path(run) / EPISODES / f"episode_{episode:05d}"
+
+
+def episodes(path: PathLike) -> tuple[pathlib.Path, ...]:
+    """Episode folders of a run in order, or `path` itself when it is an episode.
+
+    Raises:
+      RecordError: `path` is neither.
+    """
+    folder = pathlib.Path(path)
+    if (folder / COMMITS).is_file() or (folder / META).is_file():
+        return (folder,)
+    found = [f for f in sorted(folder.glob(f"{EPISODES}/episode_*")) if f.is_dir()]
+    if not found:
+        raise RecordError(
+            "no attention record here",
+            where=folder,
+            fix=f"Name a run folder, which has {EPISODES}/, or one of its episodes",
+        )
+    return tuple(found)
+
+
+def entry_of(record: AttentionRecord, encoded: codecs.Encoded) -> dict[str, Any]:
+    """Labels and codec of a record as JSON; the layout is kept elsewhere, once per episode."""
+    bound = codecs.BOUNDS[encoded.codec]
+    return {
+        "stream": record.stream,
+        "reduction": record.reduction,
+        "layers": [*record.layers],
+        "heads": [*record.heads],
+        "denoise": [*record.denoise],
+        "query_names": [*record.query_names],
+        "key_names": [*record.key_names],
+        "complete_rows": record.complete_rows,
+        "num_keys": encoded.num_keys,
+        "kept_keys": encoded.data.shape[-1],
+        "codec": {
+            "name": encoded.codec,
+            "bound": bound.formula,
+            "bound_max_abs_error": bound.max_abs,
+        },
+    }
+
+
+def compare(
+    meta: Mapping[str, Any], first: Mapping[str, Any], where: pathlib.Path
+) -> tuple[tuple[dict[str, Any], ...], dict[str, int]]:
+    """Compares what a call has, as `meta.json` has it, with what the first call of an episode had.
+
+    Returns:
+      Layouts that the first call did not have, and record name -> which of them it has.
+
+    Raises:
+      RecordError: another record, another label, or other tokens on an axis without names.
+    """
+    new: list[dict[str, Any]] = []
+    which: dict[str, int] = {}
+    for name in sorted({*meta["arrays"], *first["arrays"]}):
+        now, before = meta["arrays"].get(name), first["arrays"].get(name)
+        if now is None or before is None:
+            change = "was not in earlier calls" if before is None else "is missing in this call"
+            raise RecordError(f"record {name!r} {change}", where=where)
+        fields = [field for field in now if field != "layout" and now[field] != before[field]]
+        if fields:
+            raise RecordError(
+                f"record {name!r} differs from that of earlier calls in {', '.join(fields)}",
+                where=where,
+                fix="Every call of an episode keeps the same selection",
+            )
+        layout, known = meta["layouts"][now["layout"]], first["layouts"][before["layout"]]
+        if layout == known:
+            continue
+        axes = [
+            axis
+            for axis, names in (("queries", "query_names"), ("keys", "key_names"))
+            if not now[names]
+        ]
+        moved = any(layout[field] != known[field] for field in ("length", *axes))
+        if moved or now["kept_keys"] != now["num_keys"]:
+            raise RecordError(
+                f"tokens of record {name!r} differ from those of earlier calls",
+                where=where,
+                fix="Record tokens that stand at the same place in every prompt, and all keys",
+            )
+        if layout not in new:
+            new.append(layout)
+        which[name] = new.index(layout)
+    return tuple(new), which
+
+
+def open_record(
+    folder: pathlib.Path, entry: Mapping[str, Any], layout: TokenLayout, num_calls: int
+) -> AttentionRecord:
+    """The record of a group on disk, with values that are read when they are sliced.
+
+    Raises:
+      RecordError: arrays that are missing or do not fit the labels, or a missing label.
+    """
+    values = arrays.open_array(folder / "values")
+    if values.shape[0] < num_calls:
+        raise RecordError(
+            f"{num_calls} calls are committed, the array has {values.shape[0]}", where=folder
+        )
+    try:
+        codec, num_keys = entry["codec"]["name"], entry["num_keys"]
+        scale = arrays.open_array(folder / "scale") if codec == "u8row" else None
+        index = None
+        if entry["kept_keys"] != num_keys:
+            index = arrays.open_array(folder / "key_index").read().result()
+        return AttentionRecord(
+            stream=entry["stream"],
+            values=arrays.LazyValues(
+                values,
+                scale,
+                codec=codec,
+                key_index=index,
+                num_keys=num_keys,
+                num_calls=num_calls,
+            ),
+            layout=layout,
+            layers=tuple(entry["layers"]),
+            heads=tuple(entry["heads"]),
+            denoise=tuple(entry["denoise"]),
+            reduction=entry["reduction"],
+            query_names=tuple(entry["query_names"]),
+            key_names=tuple(entry["key_names"]),
+            complete_rows=entry["complete_rows"],
+        )
+    except (KeyError, TypeError) as error:
+        raise RecordError(f"label missing: {error!r}", where=folder) from error
+
+
+def write_group(folder: pathlib.Path, entry: Mapping[str, Any]) -> None:
+    """Writes labels as attributes of the group, and the codec also as one of `values`."""
+    attributes = {key: value for key, value in entry.items() if key != "layout"}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    arrays.write_json(folder / arrays.METADATA, group)
+    metadata = folder / "values" / arrays.METADATA
+    if metadata.is_file():
+        array = arrays.read_json(metadata)
+        array["attributes"] = {"codec": entry["codec"]}
+        arrays.write_json(metadata, array)

@@ -1,0 +1,420 @@
+"""The report of a policy: how well it does, what it looks at, whether that matters and differs.
+
+Every section is built by a function of its own and can be used without the rest. Numbers come from
+the tables of `launch.aggregate`; nothing is computed here but means and intervals of what is drawn.
+
+    report = build_policy_report(PolicyRun(table, rows, summary, heads, examples=examples))
+    write_report(report, "report.html")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from attn_jax.viz import effect_plots, policy_examples, style
+from attn_jax.viz.policy_examples import Example
+from attn_jax.viz.report import (
+    Block,
+    Definitions,
+    Picture,
+    Report,
+    Section,
+    Table,
+    Text,
+    format_number,
+    plain,
+)
+
+MOST_ROWS = 12
+ALPHA = effect_plots.ALPHA
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What a family of tests asks.
+
+    Attributes:
+      title: the question.
+      effect: what the difference is, with its unit.
+      reading: how a row is read.
+    """
+
+    title: str
+    effect: str
+    reading: str
+
+
+QUESTIONS: dict[str, Question] = {
+    "target_lift": Question(
+        "Does attention lie on the object that the prompt names?",
+        "lift of the target minus 1",
+        "Lift is the share of attention on the object over its share of the picture: 1 is what "
+        "looking everywhere alike would give. The difference is lift - 1.",
+    ),
+    "objects_by_outcome": Question(
+        "Does attention on the target differ between success and failure?",
+        "success minus failure",
+        "Overlap is the share of attention on the target, concentration its mean over the largest "
+        "patches, IoU compares the hottest patches with the target.",
+    ),
+    "prompt_moves_attention": Question(
+        "Does another prompt move attention more than other noise or the next frame do?",
+        "change minus null floor",
+        "A change counts only where it exceeds the largest change that other noise, a paraphrase "
+        "or the next frame makes in the same episode.",
+    ),
+    "prompt_moves_actions": Question(
+        "Does another prompt change the actions more than other noise does?",
+        "change minus null floor, standard deviations",
+        "Distance of the action chunks, in standard deviations of the actions of the episode.",
+    ),
+    "attention_drifts": Question(
+        "Does attention on the target drift along the chunk and the denoising steps?",
+        "slope of the share per action or step",
+        "A positive slope means that later actions, or later denoising steps, look more at it.",
+    ),
+    "head_focus_by_outcome": Question(
+        "Are heads more or less focused in successes?",
+        "normalised entropy, success minus failure",
+        "Normalised entropy is 0 when one patch has everything and 1 when all have the same.",
+    ),
+    "nouns_look_at_their_object": Question(
+        "Do the words that name an object look at it?",
+        "lift minus 1",
+        "Attention of the word's tokens in the prefix; 1 is looking everywhere alike.",
+    ),
+    "budget_by_outcome": Question(
+        "Do successes spend more attention on vision or on language?",
+        "share of attention, success minus failure",
+        "Shares of all attention of the query that cameras and words receive.",
+    ),
+    "stability_by_outcome": Question(
+        "Is attention steadier from frame to frame in successes?",
+        "correlation, success minus failure",
+        "Correlation of the map with that of the next call.",
+    ),
+    "fidelity": Question(
+        "Do the patches with much attention matter for the actions?",
+        "fidelity",
+        "Patches with much attention, and a control set of the same shape, are hidden. Fidelity "
+        "compares how far the actions move: above 0 the attended patches matter more.",
+    ),
+    "turning_loses_objects": Question(
+        "Does attention stay on objects when the picture is turned?",
+        "overlap lost minus 0.2",
+        "A fifth of the overlap may be lost before it counts.",
+    ),
+    "answers_look_at_objects": Question(
+        "Do answers look at the object that the question asks about?",
+        "lift minus 1",
+        "1 is looking everywhere alike.",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PolicyRun:
+    """What the report is made of.
+
+    Attributes:
+      table: one row per test, `analysis.aggregate.COLUMNS`; None when nothing was analysed.
+      rows: one row per episode and measure, `analysis.tables.COLUMNS`; None likewise.
+      summary: `summary.json` of the aggregate.
+      heads: `heads.json`.
+      outcomes: a dict per episode with `task`, `success` (bool or None), `steps` (or None).
+      examples: episodes to show.
+      facts: names and values for the section on the set-up.
+      provenance: seed, revision, versions of the run.
+    """
+
+    table: Any
+    rows: Any
+    summary: Mapping[str, Any]
+    heads: Mapping[str, Any]
+    outcomes: Sequence[Mapping[str, Any]] = ()
+    examples: Sequence[Example] = ()
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def build_policy_report(run: PolicyRun) -> Report:
+    """The whole report; questions that were not asked are named at the end of the first section."""
+    analysed = run.table is not None
+    sections = [Section("answers", "In short", answer_blocks(run))] if analysed else []
+    sections.append(Section("success", "How well does it do?", success_blocks(run)))
+    sections += policy_examples.sections(run.examples)
+    if analysed:
+        sections.append(Section("focus", "Where attention goes, by layer", focus_blocks(run)))
+        for name in dict.fromkeys(map(str, run.table.family)):
+            blocks = family_blocks(run, name)
+            sections.append(Section(name.replace("_", "-"), question(name).title, blocks))
+        sections.append(Section("heads", "Heads", head_blocks(run)))
+    sections += [
+        Section("set-up", "Set-up", (Definitions(tuple(run.facts.items())),)),
+        Section("provenance", "Provenance", (Definitions(tuple(_flat(run.provenance))),)),
+    ]
+    data = {
+        "summary": run.summary,
+        "success": success_rates(run.outcomes),
+        "tests": run.table.to_dict("records") if analysed else [],
+        "heads": run.heads,
+        "set_up": run.facts,
+        "provenance": run.provenance,
+    }
+    lead = f"{run.summary['episodes']} episodes"
+    if analysed:
+        lead += (
+            "; every test takes an episode as one observation, and p-values are adjusted by Holm "
+            "over the family of the question"
+        )
+    return Report("What a policy looks at", tuple(sections), lead=f"{lead}.", data=plain(data))
+
+
+def question(family: str) -> Question:
+    """The question of a family; one that is not known asks by its name."""
+    words = family.replace("_", " ")
+    return QUESTIONS.get(family, Question(words.capitalize(), "difference", ""))
+
+
+def answer_blocks(run: PolicyRun) -> tuple[Block, ...]:
+    """The main table: a row per question, with its clearest test."""
+    rows, open_questions = [], {}
+    for name in dict.fromkeys(map(str, run.table.family)):
+        tests = run.table[run.table.family == name].sort_values(["p_holm", "p"])
+        found = int((tests.p_holm <= ALPHA).sum())
+        best = tests.iloc[0]
+        label = effect_plots.label_of(best, _distinct(tests))
+        rows.append(
+            (
+                question(name).title,
+                f"{found} of {len(tests)}",
+                label,
+                int(best.n),
+                best.difference,
+                _interval(best),
+                best.p_holm,
+            )
+        )
+        note = str(run.summary["families"].get(name, {}).get("power_note") or "")
+        if not found and note:
+            open_questions.setdefault(note, []).append(question(name).title)
+    caption = (
+        "Every question with the number of its tests that hold after Holm's adjustment, and its "
+        "clearest test: the estimated difference, its 95 % interval (BCa) and its adjusted p."
+    )
+    columns = (
+        "question", "tests that hold", "clearest test", "episodes", "difference",
+        "95 % interval", "adjusted p",
+    )  # fmt: skip
+    left_out = [f"{name}: {reason}" for name, reason in run.summary.get("left_out", {}).items()]
+    blocks: list[Block] = [Table(caption, columns, tuple(rows))]
+    blocks += [
+        Text(f"Not shown, and not refuted either ({note}): {' '.join(titles)}")
+        for note, titles in open_questions.items()
+    ]
+    if left_out:
+        blocks.append(Text(("Not asked of this run: " + "; ".join(left_out) + ".",)))
+    return tuple(blocks)
+
+
+def success_rates(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Task -> episodes, successes, rate and its Wilson interval at 95 %; `all` is over all tasks.
+
+    Episodes whose outcome is unknown do not count.
+    """
+    known = [outcome for outcome in outcomes if outcome.get("success") is not None]
+    groups = {str(task): [o for o in known if o["task"] == task] for task in _tasks(known)}
+    if len(groups) != 1:
+        groups["all"] = known
+    rates = {}
+    for name, group in groups.items():
+        if not group:
+            continue
+        good = sum(bool(outcome["success"]) for outcome in group)
+        interval = binomtest(good, len(group)).proportion_ci(method="wilson")
+        steps = [o["steps"] for o in group if o["success"] and o.get("steps") is not None]
+        rates[name] = {
+            "episodes": len(group),
+            "successes": good,
+            "rate": good / len(group),
+            "low": float(interval.low),
+            "high": float(interval.high),
+            "median_steps": float(np.median(steps)) if steps else None,
+        }
+    return rates
+
+
+def _tasks(outcomes: Sequence[Mapping[str, Any]]) -> list[Any]:
+    return list(dict.fromkeys(outcome["task"] for outcome in outcomes))
+
+
+def success_blocks(run: PolicyRun) -> tuple[Block, ...]:
+    """Success by task."""
+    rates = success_rates(run.outcomes)
+    if not rates:
+        return (Text("The outcome of these episodes is not known."),)
+    rows = tuple(
+        (
+            name, r["episodes"], r["successes"], r["rate"],
+            f"{r['low']:.2f} to {r['high']:.2f}", r["median_steps"],
+        )
+        for name, r in rates.items()
+    )  # fmt: skip
+    columns = ("task", "episodes", "successes", "rate", "95 % interval", "steps to success")
+    return (Table("Successes with Wilson's interval; median steps.", columns, rows),)
+
+
+def focus_blocks(run: PolicyRun) -> tuple[Block, ...]:
+    """Lift on target and distractors by layer, and measures by outcome."""
+    blocks: list[Block] = []
+    lifts = run.rows[(run.rows.hypothesis == "h1_1") & (run.rows.metric == "lift_picture")]
+    for query in sorted(map(str, lifts["query"].unique())):
+        chosen = lifts[(lifts["query"] == query) & lifts.role.isin(["target", "distractor"])]
+        if not np.isfinite(chosen.value).any():
+            continue
+        figure = effect_plots.by_layer(
+            chosen, split="role", y_label="lift", level=1.0, level_name="everywhere alike"
+        )
+        blocks.append(
+            Picture(
+                f"lift-{query}".replace("/", "-"),
+                style.to_rgb(figure),
+                f"Lift of target and distractor by layer for queries {query}.",
+                f"Attention of {query} on objects over what their area would receive, mean over "
+                "episodes with 1.96 standard errors. A policy that follows its prompt looks at the "
+                "target more than at the distractor.",
+            )
+        )
+    measures = {}
+    last = lifts[(lifts["query"] == "action") & (lifts.role == "target")]
+    if len(last):
+        last = last[last.layer == last.layer.max()]
+        for camera in sorted(map(str, last.camera.unique())):
+            per_episode = (
+                last[last.camera == camera]
+                .groupby(["outcome", "episode"], observed=True)
+                .value.mean()
+            )
+            groups = {str(k): v.tolist() for k, v in per_episode.groupby("outcome", observed=True)}
+            order = [k for k in effect_plots.OUTCOME_COLOURS if k in groups]
+            measures[f"lift on the target, {camera}"] = {k: groups[k] for k in order}
+    if any(np.isfinite(v).any() for groups in measures.values() for v in groups.values()):
+        blocks.append(
+            Picture(
+                "outcomes",
+                style.to_rgb(effect_plots.by_outcome(measures)),
+                "Lift on the target by outcome, a point per episode.",
+                "Action attention of the last layer on the target, a point per episode, the mean "
+                "as a line.",
+            )
+        )
+    return tuple(blocks) or (Text("No maps with object masks were analysed."),)
+
+
+def family_blocks(run: PolicyRun, name: str) -> tuple[Block, ...]:
+    """The tests of a family: how to read them, a plot of effects, a table of the clearest."""
+    tests = run.table[run.table.family == name].sort_values(["p_holm", "p"])
+    distinct = _distinct(tests)
+    labels = [effect_plots.label_of(row, distinct) for _, row in tests.iterrows()]
+    asked = question(name)
+    blocks: list[Block] = [Text(asked.reading)] if asked.reading else []
+    units = tests.metric.nunique() == 1 or np.ptp(np.log10(_spread(tests))) < 1
+    if np.isfinite(tests.difference).any() and units:
+        figure = effect_plots.effects(tests, labels=labels, x_label=asked.effect)
+        blocks.append(
+            Picture(
+                f"effects-{name.replace('_', '-')}",
+                style.to_rgb(figure),
+                f"Estimated differences with intervals: {asked.title}",
+                f"{asked.effect.capitalize()} with its 95 % interval; filled and blue where the "
+                "adjusted p is at most 0.05"
+                + (
+                    f"; the {effect_plots.MOST_EFFECTS} clearest of {len(tests)} tests."
+                    if len(tests) > effect_plots.MOST_EFFECTS
+                    else "."
+                ),
+            )
+        )
+    by_outcome = str(tests.iloc[0].test) == "outcome"
+    sides = ("mean_success", "mean_failure") if by_outcome else ("mean", "reference")
+    rows = tuple(
+        (
+            label, int(row.n), row[sides[0]], row[sides[1]], row.difference, _interval(row),
+            row.g, row.p, row.p_holm, row.p_bh,
+        )
+        for label, (_, row) in zip(labels[:MOST_ROWS], tests.iterrows(), strict=False)
+    )  # fmt: skip
+    more = len(tests) - len(rows)
+    caption = (
+        f"{'The clearest ' + str(len(rows)) if more else 'All'} of {len(tests)} tests "
+        f"({tests.iloc[0].primary}); g is Hedges' effect size."
+        + (" The others are in table.csv." if more else "")
+    )
+    columns = (
+        "test", "episodes",
+        *(("success", "failure") if by_outcome else ("mean", "reference")),
+        "difference", "95 % interval", "g", "p", "Holm", "Benjamini-Hochberg",
+    )  # fmt: skip
+    blocks.append(Table(caption, columns, rows))
+    reasons = [str(reason) for reason in tests.reason.dropna().unique() if str(reason)]
+    if reasons:
+        blocks.append(Text(f"Tests without a number: {'; '.join(reasons)}."))
+    return tuple(blocks)
+
+
+def head_blocks(run: PolicyRun) -> tuple[Block, ...]:
+    """The most focused heads of every query and camera."""
+    rows = [
+        (
+            f"{name}, layer {head['layer']}, head {head['head']}",
+            head["normalised_entropy"],
+            head["lift"],
+            f"{head['rank_low']:.0f} to {head['rank_high']:.0f}",
+        )
+        for name, ranking in run.heads.items()
+        for head in ranking["heads"][:3]
+    ]
+    if not rows:
+        return (Text("Heads were averaged, or their focus was not analysed."),)
+    caption = (
+        "The three highest-ranked heads of every query and camera. The interval is that of the "
+        "rank when episodes are drawn anew: a wide one means that the order is chance."
+    )
+    columns = ("head", "normalised entropy", "lift on the target", "95 % interval of the rank")
+    return (Table(caption, columns, tuple(rows)),)
+
+
+def _distinct(tests: Any) -> list[str]:
+    """Columns that tell the tests of a family apart."""
+    names = ("metric", "variant", "query", "layer", "head", "camera", "object", "kind")
+    return [n for n in names if tests[n].nunique(dropna=True) > 1] or ["metric"]
+
+
+def _spread(tests: Any) -> np.ndarray:
+    """Largest difference of every metric."""
+    largest = tests.assign(size=tests.difference.abs()).groupby("metric", observed=True)["size"]
+    return np.maximum(largest.max().fillna(0.0).to_numpy(np.float64), 1e-12)
+
+
+def _interval(row: Any) -> str:
+    if not (np.isfinite(row.ci_low) and np.isfinite(row.ci_high)):
+        return format_number(None)
+    return f"{format_number(float(row.ci_low))} to {format_number(float(row.ci_high))}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested values under dotted names."""
+    out: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out += _flat(value, f"{prefix}{key}.")
+        else:
+            out.append(
+                (prefix + str(key), value if isinstance(value, (int, float)) else str(value))
+            )
+    return out

@@ -1,0 +1,213 @@
+"""Statistics over analysed episodes: the families of tests that the analysis declared.
+
+    python -m launch.aggregate --analysis=OUT[,OUT2] --workdir=AGG [--seed=0] [--json]
+
+OUT is a folder of `launch.analyze`; several are pooled when they declared the same families. AGG
+receives `table.{parquet,csv,json}` (one row per test: means, effect, interval, p, adjusted p, null
+floor, power note; columns of `analysis.aggregate.COLUMNS`), `rows.{parquet,csv,json}` (one row per
+episode and measure), `heads.json` (ranking of heads), `summary.json`, and in the shapes of an
+earlier system `multi_episode_aggregate.json` and `cf_multi_episode_aggregate.json`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from absl import flags, logging
+
+from attn_jax.analysis import heads, seed_json, stats, tables
+from attn_jax.analysis.aggregate import Family, aggregate
+from attn_jax.core.errors import ConfigError
+from launch import app
+from launch.episode_analysis import DONE, write_table
+
+ANALYSIS = flags.DEFINE_list("analysis", None, "Folders that launch.analyze wrote.")
+ALPHA = stats.ALPHA
+
+
+def main() -> dict[str, Any]:
+    """Aggregates; returns the summary."""
+    if not ANALYSIS.value or not app.WORKDIR.value:
+        raise ConfigError(
+            "--analysis and --workdir are required",
+            fix="--analysis names folders of launch.analyze, --workdir where results go",
+        )
+    folders = [pathlib.Path(name) for name in ANALYSIS.value]
+    return aggregate_runs(folders, pathlib.Path(app.WORKDIR.value), seed=app.define_seed().value)
+
+
+def aggregate_runs(
+    analyses: Sequence[pathlib.Path], workdir: pathlib.Path, *, seed: int = 0
+) -> dict[str, Any]:
+    """Runs the declared families and writes every table; returns the summary.
+
+    Raises:
+      ConfigError: nothing analysed, or folders that declared different families.
+    """
+    config = declared(analyses)
+    rows, episodes = read_rows(analyses)
+    present = set(rows.hypothesis.unique())
+    families = families_of(config)
+    left_out = [family for family in families if family.hypothesis not in present]
+    for family in left_out:
+        logging.warning("family %r: %s was not run", family.name, family.hypothesis)
+    families = [family for family in families if family not in left_out]
+    table = aggregate(rows, families, seed=seed, resamples=int(config["resamples"]))
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_table(table, workdir / "table")
+    write_table(rows, workdir / "rows")
+    app.write_json(workdir / "heads.json", rank(rows, seed, int(config["rank_resamples"])))
+    for name, data in (
+        ("multi_episode_aggregate.json", seed_json.object_aggregate(rows)),
+        ("cf_multi_episode_aggregate.json", seed_json.counterfactual_aggregate(rows)),
+    ):
+        if data is not None:
+            app.write_json(workdir / name, data)
+    summary = summarise(table, episodes, families)
+    summary["left_out"] = {family.name: f"{family.hypothesis} was not run" for family in left_out}
+    summary["seed"], summary["resamples"] = seed, int(config["resamples"])
+    app.write_json(workdir / "summary.json", summary)
+    app.write_json(workdir / "run.json", app.provenance(seed))
+    return summary
+
+
+def declared(analyses: Sequence[pathlib.Path]) -> dict[str, Any]:
+    """The configuration of the analyses.
+
+    Raises:
+      ConfigError: not a folder of launch.analyze, or different declarations.
+    """
+    configs = [app.read_json(folder / "config.json") for folder in analyses]
+    for folder, config in zip(analyses, configs, strict=True):
+        for field in ("families", "hypotheses", "resamples"):
+            if config.get(field) != configs[0].get(field) or field not in config:
+                raise ConfigError(
+                    f"declares other {field} than {analyses[0].name}",
+                    where=folder,
+                    fix="Analyse all runs with the same configuration",
+                )
+    return configs[0]
+
+
+def families_of(config: Mapping[str, Any]) -> list[Family]:
+    """The families of a configuration.
+
+    Raises:
+      ConfigError: a field that a family does not have.
+    """
+    out = []
+    for name, given in config["families"].items():
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        try:
+            out.append(Family(name, **fields))
+        except TypeError as error:
+            raise ConfigError(f"family {name!r}: {error}", where="config.families") from error
+    return out
+
+
+def read_rows(analyses: Sequence[pathlib.Path]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Rows of every finished episode; names get their analysis in front when there are several.
+
+    Raises:
+      ConfigError: no finished episodes.
+    """
+    parts, episodes = [], []
+    for folder in analyses:
+        for done in sorted(folder.glob(f"episodes/*/{DONE}")):
+            part = pd.read_parquet(done.parent / "rows.parquet")
+            facts = app.read_json(done)
+            if len(analyses) > 1:
+                facts["episode"] = f"{folder.name}/{facts['episode']}"
+                part["episode"] = pd.Categorical([facts["episode"]] * len(part))
+            parts.append(part)
+            episodes.append(facts)
+    if not parts:
+        raise ConfigError(
+            "no finished episodes", where=analyses[0], fix="Run launch.analyze on a run first"
+        )
+    return tables.concat(parts), episodes
+
+
+def rank(rows: Any, seed: int, resamples: int) -> dict[str, Any]:
+    """Ranking of heads by query and camera; episodes are the units."""
+    out: dict[str, Any] = {}
+    chosen = rows[(rows.hypothesis == "h4") & (rows["head"] >= 0)]
+    for (query, camera), group in chosen.groupby(["query", "camera"], observed=True):
+        entropy, layers, numbers, names = _grid(group[group.metric == "normalised_entropy"])
+        target = group[(group.metric == "lift") & (group.role == "target")]
+        lift = None
+        if len(target):
+            lift = np.full_like(entropy, np.nan)
+            found, _, _, there = _grid(target)
+            lift[[names.index(name) for name in there]] = found
+        ranking = heads.rank_heads(
+            entropy, lift, layers=layers, heads=numbers, seed=seed, resamples=resamples
+        )
+        out[f"{query}/{camera}"] = {
+            "units": ranking.units,
+            "heads": [
+                {
+                    "layer": layer,
+                    "head": head,
+                    "normalised_entropy": ranking.entropy[i],
+                    "lift": ranking.lift[i],
+                    "rank": ranking.rank[i],
+                    "rank_low": ranking.low[i],
+                    "rank_high": ranking.high[i],
+                }
+                for i, (layer, head) in enumerate(ranking.order)
+            ],
+        }
+    return out
+
+
+def _grid(rows: Any) -> tuple[np.ndarray, list[int], list[int], list[str]]:
+    """(episode, layer, head) means and the labels of its axes."""
+    means = rows.groupby(["episode", "layer", "head"], observed=True)["value"].mean()
+    wide = means.unstack(["layer", "head"])
+    layers, numbers = (sorted(set(wide.columns.get_level_values(i))) for i in (0, 1))
+    columns = pd.MultiIndex.from_product([layers, numbers], names=["layer", "head"])
+    values = wide.reindex(columns=columns).to_numpy(np.float64)
+    shape = (len(wide), len(layers), len(numbers))
+    return values.reshape(shape), [*map(int, layers)], [*map(int, numbers)], [*map(str, wide.index)]
+
+
+def summarise(
+    table: Any, episodes: Sequence[Mapping[str, Any]], families: Sequence[Family]
+) -> dict[str, Any]:
+    """Counts, what was found in every family, and power notes."""
+    outcomes = [episode["outcome"] for episode in episodes]
+    skipped: dict[str, int] = {}
+    for episode in episodes:
+        for name in episode.get("skipped", {}):
+            skipped[name] = skipped.get(name, 0) + 1
+    out: dict[str, Any] = {
+        "episodes": len(episodes),
+        "outcomes": {name: outcomes.count(name) for name in sorted(set(outcomes))},
+        "skipped": skipped,
+        "families": {},
+    }
+    for family in families:
+        rows = table[table.family == family.name]
+        found = rows[rows.p_holm <= ALPHA]
+        notes = [note for note in dict.fromkeys(rows.power_note.dropna()) if note]
+        out["families"][family.name] = {
+            "hypothesis": family.hypothesis,
+            "test": family.test,
+            "tests": len(rows),
+            "undefined": int(rows.p.isna().sum()),
+            "found_holm": len(found),
+            "found_bh": int((rows.p_bh <= ALPHA).sum()),
+            "smallest_p_holm": float(rows.p_holm.min()),
+            "power_note": notes[0] if notes else "",
+        }
+    return out
+
+
+if __name__ == "__main__":
+    app.define_seed()
+    app.run(main)

@@ -1,0 +1,203 @@
+"""Analysis of one recorded episode: reads it with its variants, writes tidy rows.
+
+    OUT/episodes/<name>/
+      frames.parquet                by frame, columns of `analysis.tables.FRAME_COLUMNS`
+      rows.{parquet,csv,json}       means over frames, columns of `analysis.tables.COLUMNS`
+      object/h1_1_obj_attn_results.json, counterfactual/h2_1_counterfactual_results.json
+      done.json                     written last: what was run, what was skipped and why
+
+An episode counts as finished only when `done.json` is there and was written for the same
+configuration.
+
+    done = analyse(Job(run, "episode_00000", out, config))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from attn_jax.analysis import hypotheses, seed_json, tables
+from attn_jax.analysis.studies import Source, Study
+from attn_jax.core.errors import ConfigError, InputError
+from attn_jax.data import episodes
+from attn_jax.probe.store import RecordReader
+from launch import app
+
+DONE = "done.json"
+ERROR, SKIP = "error", "skip"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One episode to analyse.
+
+    Attributes:
+      run: run folder.
+      episode: name of its folder, `episode_00000`.
+      out: folder of the analysis.
+      config: `hypotheses` -> options of each, as plain data.
+    """
+
+    run: pathlib.Path
+    episode: str
+    out: pathlib.Path
+    config: Mapping[str, Any]
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where the results go."""
+        return self.out / "episodes" / self.episode
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the configuration of the hypotheses."""
+        text = json.dumps(app.jsonable(self.config["hypotheses"]), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def is_done(self) -> bool:
+        """Whether the episode was finished with this configuration."""
+        path = self.folder / DONE
+        return path.is_file() and app.read_json(path).get("config") == self.fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of an episode.
+
+    Attributes:
+      episode: its name.
+      rows: rows by episode that were written.
+      skipped: hypothesis -> why it was not run.
+      problem: why the episode failed; empty when it is done.
+    """
+
+    episode: str
+    rows: int = 0
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    problem: str = ""
+
+
+def options_of(config: Mapping[str, Any]) -> dict[str, tuple[hypotheses.Options, str]]:
+    """Hypothesis -> its options, and what to do when an input is missing.
+
+    Raises:
+      ConfigError: an unknown hypothesis or field.
+    """
+    known = {field.name for field in dataclasses.fields(hypotheses.Options)}
+    out = {}
+    for name, given in config["hypotheses"].items():
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        missing = fields.pop("missing", ERROR)
+        unknown = sorted(set(fields) - known)
+        if name not in hypotheses.HYPOTHESES or unknown or missing not in (ERROR, SKIP):
+            raise ConfigError(
+                f"hypothesis {name!r} with fields {unknown or missing!r}",
+                where="config.hypotheses",
+                fix=f"Hypotheses: {', '.join(hypotheses.HYPOTHESES)}; fields:"
+                f" {', '.join(sorted(known))}, missing ({ERROR} or {SKIP})",
+            )
+        out[name] = hypotheses.Options(**fields), missing
+    return out
+
+
+def open_study(run: pathlib.Path, episode: str) -> Study:
+    """The episode with every variant that has it.
+
+    Raises:
+      InputError: the episode or its record is damaged.
+    """
+    base = run / episodes.EPISODES / episode
+    known, variants = episodes.read_episode(base), {}
+    for key, folder in episodes.variants_of(run).items():
+        path = folder / episodes.EPISODES / episode
+        if (path / episodes.META).is_file():
+            # Frames that are shared are held once, however many variants there are.
+            other = episodes.read_episode(path, frames_of=(base, known))
+            variants[key] = Source(other, _reader(path), key)
+    return Study(episode, Source(known, _reader(base)), variants)
+
+
+def _reader(folder: pathlib.Path) -> RecordReader | None:
+    return RecordReader(folder) if (folder / "commits.jsonl").is_file() else None
+
+
+def analyse(job: Job) -> Outcome:
+    """Runs every hypothesis on one episode and writes the results.
+
+    An `InputError` is returned as a problem; a defect keeps its traceback and names the episode.
+    """
+    try:
+        return _analyse(job)
+    except InputError as error:
+        return Outcome(job.episode, problem=str(error))
+    except BaseException as error:
+        error.add_note(f"while analysing {job.episode} of {job.run.name}")
+        raise
+
+
+def _analyse(job: Job) -> Outcome:
+    study = open_study(job.run, job.episode)
+    (job.folder / DONE).unlink(missing_ok=True)
+    parts, skipped = [], {}
+    for name, (options, missing) in options_of(job.config).items():
+        try:
+            parts.append(hypotheses.run(study, name, options))
+        except InputError as error:
+            if missing != SKIP:
+                raise type(error)(
+                    f"{name}: {error.what}", where=error.where, fix=error.fix
+                ) from error
+            skipped[name] = str(error)
+    if not parts:
+        raise ConfigError(f"every hypothesis was skipped: {skipped}", where=job.episode)
+    frames = tables.concat(parts)
+    rows = tables.episode_table(frames)
+    if job.folder.exists():
+        shutil.rmtree(job.folder)
+    job.folder.mkdir(parents=True)
+    frames.to_parquet(job.folder / "frames.parquet", index=False)
+    write_table(rows, job.folder / "rows")
+    _write_seed_files(study, frames, job.folder)
+    app.write_json(
+        job.folder / DONE,
+        {
+            "config": job.fingerprint,
+            "episode": job.episode,
+            "outcome": study.outcome,
+            "prompt": study.base.episode.info.get("prompt"),
+            "rows": len(rows),
+            "skipped": skipped,
+        },
+    )
+    return Outcome(job.episode, len(rows), skipped)
+
+
+def _write_seed_files(study: Study, frames: pd.DataFrame, folder: pathlib.Path) -> None:
+    steps = [int(step) for step in study.base.episode.env_step]
+    files = {
+        "object/h1_1_obj_attn_results.json": seed_json.object_results(frames, study.name, steps),
+        "counterfactual/h2_1_counterfactual_results.json": seed_json.counterfactual_results(
+            frames,
+            study.name,
+            {k: str(v.episode.info.get("prompt") or "") for k, v in study.variants.items()},
+        ),
+    }
+    for name, data in files.items():
+        if data is not None:
+            (folder / name).parent.mkdir()
+            app.write_json(folder / name, data)
+
+
+def write_table(table: pd.DataFrame, stem: pathlib.Path) -> None:
+    """Writes a table as .parquet, .csv and .json (a list of rows, NaN as null)."""
+    table.to_parquet(stem.with_suffix(".parquet"), index=False)
+    table.to_csv(stem.with_suffix(".csv"), index=False)
+    table.to_json(stem.with_suffix(".json"), orient="records", double_precision=15)

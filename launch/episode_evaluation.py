@@ -1,0 +1,384 @@
+"""A policy over recorded episodes, once: every prediction and map that analyses need, on disk.
+
+    python -m launch.evaluate --checkpoint=DIR --episodes=ROOT --workdir=RUN --capture=SELECTION
+        [--prompts=prompts.yaml] [--noise_seeds=2] [--batch=4] [--seed=0]
+        [--rename=left:base,wrist:wrist] [--recorded_cameras=left,wrist] [--masks=auto]
+        [--occlude=last] [--rotate=90,180,270]
+
+RUN receives `episodes/episode_00000/` (attention record, `observations.*` with the predicted
+actions, `recorded_actions.npy` where the recording has actions), and the same below
+`variants/<key>/` for every counterfactual prompt, `variants/noise_<k>/` for other noise,
+`variants/occlude_.../` for hidden patches (actions only) and `variants/rotate_<degrees>/` for
+turned pictures (`launch.episode_variants`). Frames, state tokens and noise are the same for all
+prompts. There is one inference per frame and variant; a variant of an episode that is whole is not
+run again. Episodes that fail are named, the others are run, and the exit code is 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags, logging
+
+from attn_jax.bridge.image_resize import content_box
+from attn_jax.core import files
+from attn_jax.core.errors import ConfigError, EpisodeError, InputError
+from attn_jax.core.typing import NumpyArray
+from attn_jax.data import episodes
+from attn_jax.data.droid import DroidOptions
+from attn_jax.data.droid_masks import SOURCES
+from attn_jax.data.episodes import RECORDED, Episode, episode_folder, write_episode
+from attn_jax.data.prompts import Prompt, read_prompts
+from attn_jax.policies.observations import describe, prepare
+from attn_jax.policies.policy import Policy, with_weights
+from attn_jax.probe.schema import RUN, start_run
+from attn_jax.probe.select import Selection
+from attn_jax.probe.store import RecordWriter
+from attn_jax.train.progress import ProgressBar
+from launch import app, compile_cache, episode_variants
+from launch.episode_occlusion import BaseMaps, Hidden, hidden_patches
+from launch.episode_sources import EpisodeSource, open_source
+from launch.episode_variants import BASE, Occlusion, Variant, make_variants, turned
+
+PROMPTS = app.define_prompts()
+NOISE_SEEDS = flags.DEFINE_integer(
+    "noise_seeds", 1, "Predictions from other noise on every frame.", lower_bound=0
+)
+BATCH = flags.DEFINE_integer("batch", 4, "Frames predicted together.", lower_bound=1)
+RENAME = flags.DEFINE_list("rename", [], "Camera of the recording:camera of the checkpoint, ...")
+RECORDED_CAMERAS = flags.DEFINE_list(
+    "recorded_cameras", ["left", "wrist"], "Cameras of DROID-style recordings."
+)
+MASKS = flags.DEFINE_enum("masks", "auto", SOURCES, "Object masks of DROID-style recordings.")
+KEYFRAME_STEP = flags.DEFINE_integer(
+    "keyframe_step", 8, "Distance of keyframes of DROID-style recordings.", lower_bound=1
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to run.
+
+    Attributes:
+      run: run folder.
+      prompts: counterfactual prompts.
+      noise_seeds: variants with other noise.
+      batch: frames predicted together.
+      seed: of the noise.
+      rename: camera of the recording -> camera of the checkpoint; others keep their names.
+      occlusion: patches that are hidden in variants; None hides nothing.
+      rotate: degrees (90, 180, 270) by which pictures are turned in variants.
+      provenance: JSON-compatible facts for `run.json`.
+      progress: show a progress bar; None on a terminal only.
+    """
+
+    run: pathlib.Path
+    prompts: Sequence[Prompt] = ()
+    noise_seeds: int = 0
+    batch: int = 4
+    seed: int = 0
+    rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    occlusion: Occlusion | None = None
+    rotate: Sequence[int] = ()
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    progress: bool | None = None
+
+
+def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> dict[str, Any]:
+    """Runs what the flags ask for; returns what --json prints."""
+    if not app.WORKDIR.value:
+        raise ConfigError("--episodes needs --workdir", fix="Name a folder for the run")
+    capture = app.define_capture().value
+    selection = Selection.parse(capture) if capture else None
+    droid = DroidOptions(tuple(RECORDED_CAMERAS.value), KEYFRAME_STEP.value, masks=MASKS.value)
+    prompts = read_prompts(PROMPTS.value) if PROMPTS.value else ()
+    source = open_source(root, droid)
+    description = describe(checkpoint, tokenizer=tokenizer)
+    num_layers, rename = description.config.architecture.depth, parse_rename(RENAME.value)
+    settings = Settings(
+        run=pathlib.Path(app.WORKDIR.value),
+        prompts=prompts,
+        noise_seeds=NOISE_SEEDS.value,
+        batch=BATCH.value,
+        seed=seed,
+        rename=rename,
+        occlusion=episode_variants.occlusion_from_flags(source, rename, num_layers),
+        rotate=episode_variants.rotate_from_flags(),
+        provenance={
+            "family": "pi05",
+            "source": source.kind,
+            "checkpoint": description.folder.name,
+            **app.provenance(seed),
+        },
+    )
+    compile_cache.enable()
+    # Everything that can be wrong without the weights is found before they are read.
+    prepare_run(settings, selection, num_layers)
+    policy = with_weights(description, capture=selection)
+    return evaluate_episodes(policy, source, settings)
+
+
+def parse_rename(words: Sequence[str]) -> dict[str, str]:
+    """`left:base,wrist:wrist` as a dict; raises `ConfigError`."""
+    pairs = [word.split(":") for word in words]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise ConfigError(f"--rename={','.join(words)} is no list such as left:base,wrist:wrist")
+    return {old: new for old, new in pairs}
+
+
+def variants_of(settings: Settings) -> tuple[Variant, ...]:
+    """The base, other noise, other prompts, hidden patches, turned pictures."""
+    return make_variants(
+        settings.prompts, settings.noise_seeds, settings.occlusion, settings.rotate
+    )
+
+
+def prepare_run(settings: Settings, base: Selection | None, num_layers: int) -> None:
+    """Makes the run folders.
+
+    Args:
+      settings: how to run.
+      base: what is captured in the base.
+      num_layers: of the action expert.
+
+    Raises:
+      ConfigError: a folder of a run with other settings, or a capture that lacks what variants
+        need.
+    """
+    variants = variants_of(settings)
+    episode_variants.check_capture(variants, base, num_layers)
+    for variant in variants:
+        folder, selection = variant.folder(settings.run), variant.selection(base)
+        mine = {
+            "seed": settings.seed + variant.noise,
+            "rename": dict(settings.rename),
+            **variant.settings(),
+        }
+        provenance = {**settings.provenance, "recorded_episodes": mine}
+        path = folder / RUN
+        if not path.is_file():
+            start_run(folder, selection=selection, provenance=provenance)
+            continue
+        there = app.read_json(path)
+        wanted = {
+            "selection": None if selection is None else selection.to_json(),
+            "recorded_episodes": mine,
+            "checkpoint": provenance.get("checkpoint"),
+        }
+        found = {
+            "selection": there.get("selection"),
+            "recorded_episodes": (there.get("provenance") or {}).get("recorded_episodes"),
+            "checkpoint": (there.get("provenance") or {}).get("checkpoint"),
+        }
+        for name, value in wanted.items():
+            if found[name] != json.loads(json.dumps(value)):
+                raise ConfigError(
+                    f"was made with another {name}: {found[name]}, now {value}",
+                    where=path,
+                    fix="Continue with the same settings, or name another --workdir",
+                )
+
+
+def evaluate_episodes(policy: Policy, source: EpisodeSource, settings: Settings) -> dict[str, Any]:
+    """Runs every variant of every episode that is not finished yet.
+
+    Returns:
+      `episodes`, `variants`, `inferences` (frames predicted now) and `skipped` (variants of
+      episodes that were finished).
+
+    Raises:
+      EpisodeError: episodes failed; all others were run before.
+      ConfigError: the run folder belongs to other settings.
+    """
+    prepare_run(settings, policy.selection, policy.config.architecture.depth)
+    variants = variants_of(settings)
+    failed: dict[str, str] = {}
+    inferences = skipped = 0
+    with ProgressBar(len(source.names), enabled=settings.progress) as bar:
+        for number, name in enumerate(source.names):
+            waiting = [v for v in variants if not is_finished(v.folder(settings.run), number)]
+            skipped += len(variants) - len(waiting)
+            try:
+                # The episode is read only where there is something to do.
+                if not waiting:
+                    continue
+                episode = source.read(number)
+                maps = BaseMaps(episode_folder(settings.run, number), episode)
+                for variant in waiting:
+                    if not variant.suits(episode):
+                        logging.warning("episode %s has no %s", name, variant.key)
+                        continue
+                    run_variant(policy, episode, number, name, variant, settings, maps)
+                    inferences += episode.num_calls
+            except InputError as error:
+                failed[name] = str(error)
+                logging.error("episode %s failed: %s", name, error)
+            finally:
+                bar.update(step=number + 1, values={"failed": float(len(failed))})
+    if failed:
+        name, message = next(iter(failed.items()))
+        raise EpisodeError(
+            f"{len(failed)} of {len(source.names)} episodes failed "
+            f"({', '.join(failed)}); the first: {name}: {message}",
+            fix="Repair them and start again: what is finished is not run again",
+        )
+    return {
+        "episodes": len(source.names),
+        "variants": [variant.key for variant in variants],
+        "inferences": inferences,
+        "skipped": skipped,
+    }
+
+
+def is_finished(run: pathlib.Path, number: int) -> bool:
+    """Whether an episode of a run was recorded to its end; its observations are written last."""
+    return (episode_folder(run, number) / episodes.META).is_file()
+
+
+def run_variant(
+    policy: Policy,
+    episode: Episode,
+    number: int,
+    name: str,
+    variant: Variant,
+    settings: Settings,
+    maps: BaseMaps,
+) -> None:
+    """Predicts at every call of an episode and writes what comes.
+
+    Args:
+      policy: captures what it captures in the base.
+      episode: as it was recorded.
+      number: of the episode.
+      name: of the episode.
+      variant: what to run; the base comes first.
+      settings: how to run.
+      maps: of the base run of the episode.
+
+    Raises:
+      InputError: the episode does not fit the policy; the variant stays unfinished.
+    """
+    run = variant.folder(settings.run)
+    folder = episode_folder(run, number)
+    if folder.exists():
+        shutil.rmtree(folder)  # of an attempt that was cut off
+    cameras = _cameras(policy, episode, settings.rename)
+    episode = turned(episode, variant.degrees)
+    info = {**episode.info, **variant.facts(episode), "episode": name}
+    if "geometry" in info:
+        info["geometry"] = _renamed(info["geometry"], settings.rename)
+    made = dataclasses.replace(
+        episode, info=info, images=_renamed(episode.images, settings.rename),
+        masks=_renamed(episode.masks, settings.rename),
+    )  # fmt: skip
+    if variant.degrees:
+        info["rotation"] = {"degrees": variant.degrees, "camera": [*made.images]}
+    hidden = None
+    if variant.hiding is not None:
+        hidden = _hidden(policy, made, number, variant.hiding, settings, maps)
+        info["intervention"] |= hidden.facts()
+    writer, selection = None, variant.selection(policy.selection)
+    if selection is not None:
+        writer = RecordWriter(run, number, codec=selection.dtype, info=info)
+    actions: list[NumpyArray] = []
+    try:
+        for start in range(0, episode.num_calls, settings.batch):
+            calls = range(start, min(start + settings.batch, episode.num_calls))
+            wanted = [c for c in calls if selection is not None and selection.wants(c)]
+            # A short batch is filled with its first frame, so that one program serves all.
+            rows = [*calls, *([calls[0]] * (settings.batch - len(calls)))]
+            seed = settings.seed + variant.noise
+            noise = np.stack([policy.episode_noise(seed, number, call) for call in rows])
+            prepared = prepare(policy.description, _observation(made, rows, cameras))
+            if hidden is not None:
+                prepared = hidden.applied(prepared, rows)
+            prediction = policy.run(prepared, noise=noise, capture=bool(wanted))
+            actions += [prediction.actions[item] for item in range(len(calls))]
+            if writer is None or prediction.records is None:
+                continue
+            for call in wanted:
+                record = prediction.records[call - start]
+                writer.append(record, env_step=int(episode.env_step[call]))
+        if writer is not None:
+            writer.close()
+    finally:
+        if writer is not None:
+            writer.abort()
+    if variant.key == BASE and episode.actions is not None:
+        _save_recorded(folder, episode.actions)
+    own = variant.key == BASE or variant.degrees  # pictures of its own
+    write_episode(
+        folder,
+        dataclasses.replace(made, info=info, actions=np.stack(actions)),
+        frames_of=None if own else episode_folder(settings.run, number),
+    )
+
+
+def _hidden(
+    policy: Policy,
+    episode: Episode,
+    number: int,
+    hiding: episode_variants.Hiding,
+    settings: Settings,
+    maps: BaseMaps,
+) -> Hidden:
+    """The patches to hide in an episode with the checkpoint's names of cameras."""
+    if hiding.camera not in episode.images:
+        raise EpisodeError(
+            f"no camera {hiding.camera!r} to hide patches of",
+            where="--occlude_cameras",
+            fix=f"The episode has {', '.join(episode.images)}",
+        )
+    side = policy.config.architecture.image_size
+    height, width = episode.images[hiding.camera].shape[1:3]
+    box = content_box((height, width), (side, side))
+    return hidden_patches(maps, hiding, box, seed=settings.seed, number=number)
+
+
+def _observation(
+    episode: Episode, rows: Sequence[int], cameras: Mapping[str, str]
+) -> dict[str, Any]:
+    """Calls of an episode as an observation with LeRobot's keys."""
+    return {
+        **{key: episode.images[camera][rows] for camera, key in cameras.items()},
+        "observation.state": episode.state[rows],
+        "task": [episode.prompt] * len(rows),
+    }
+
+
+def _save_recorded(folder: pathlib.Path, actions: NumpyArray) -> None:
+    """What the recording did at the same calls, to compare the predictions with."""
+    with files.disk_errors(folder, what="an episode"):
+        folder.mkdir(parents=True, exist_ok=True)
+        files.replace_file(
+            folder / RECORDED, lambda file: np.save(file, actions, allow_pickle=False)
+        )
+
+
+def _cameras(policy: Policy, episode: Episode, rename: Mapping[str, str]) -> dict[str, str]:
+    """Camera of the episode, by the checkpoint's name -> LeRobot's key of the checkpoint.
+
+    Raises:
+      ConfigError: the checkpoint has no such camera.
+    """
+    keys = policy.description.image_keys
+    out = {camera: keys.get(rename.get(camera, camera)) for camera in episode.images}
+    missing = [camera for camera, key in out.items() if key is None]
+    if missing or not out:
+        raise ConfigError(
+            f"the checkpoint has no camera for {', '.join(missing) or 'an episode without any'}",
+            where="--rename",
+            fix=f"It has {', '.join(keys)}: write for example --rename={(missing or ['left'])[0]}:"
+            f"{next(iter(keys))}",
+        )
+    return {rename.get(camera, camera): key for camera, key in out.items() if key is not None}
+
+
+def _renamed(values: Mapping[str, Any], rename: Mapping[str, str]) -> dict[str, Any]:
+    return {rename.get(name, name): value for name, value in values.items()}

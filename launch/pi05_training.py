@@ -1,0 +1,326 @@
+"""Pi0.5 as a family of `launch.train`: dataset, processors, model, task, what is kept beside.
+
+built = build(config)              # of configs/pi05.py
+built.prepare(workdir)             # processor files
+built.finish(workdir)              # a LeRobot folder of the trained policy
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from attn_jax.bridge import processor_steps as names
+from attn_jax.bridge.checkpoint_folder import FAMILY, PROCESSORS, open_checkpoint
+from attn_jax.bridge.image_resize import model_image
+from attn_jax.bridge.pi05 import camera_name
+from attn_jax.bridge.pi05_write import lerobot_settings
+from attn_jax.bridge.processors import Processors
+from attn_jax.bridge.processors_write import processor_files, read_files, usable, write_files
+from attn_jax.bridge.word_tokenizer import vocabulary_size, word_tokenizer
+from attn_jax.core.errors import ConfigError
+from attn_jax.core.typing import NumpyArray
+from attn_jax.data.action_chunks import ActionChunks, split_episodes
+from attn_jax.data.batches import BatchIterator
+from attn_jax.data.lerobot import Dataset, open_dataset
+from attn_jax.data.sampling import make_sampler
+from attn_jax.models.pi05.augment import Augmentation
+from attn_jax.models.pi05.config import Architecture, Pi05Config
+from attn_jax.models.pi05.evaluate import ChunkEvaluation
+from attn_jax.models.pi05.lora import LORA, LoraConfig
+from attn_jax.models.pi05.task import Pi05Task
+from launch.built import Built
+from launch.pi05_export import export_lerobot
+
+TOKENIZER = "tokenizer"
+EXPORT = "pretrained_model"
+_EVALUATION_BATCH = 32
+
+
+def build(config: ml_collections.ConfigDict) -> Built:
+    """The task of a configuration.
+
+    Raises:
+      InputError: the dataset, the checkpoint to start from or a value of the configuration.
+    """
+    if not config.data.dataset:
+        raise ConfigError("data.dataset is empty", fix="Give --config.data.dataset=FOLDER")
+    dataset = open_dataset(config.data.dataset)
+    cameras = [key.strip() for key in config.data.cameras.split(",") if key.strip()]
+    start = open_checkpoint(config.init_from) if config.init_from else None
+    tokenizer = _tokenizer_files(config, dataset, start)
+    model = _model(config, dataset, cameras or dataset.cameras, tokenizer, start)
+    keys = {camera_name(key): key for key in cameras or dataset.cameras}
+    source = ActionChunks(
+        dataset, model.chunk_size, [*keys.values()], cache_bytes=int(config.data.cache_gb * 1e9)
+    )
+    files = _files(config, dataset, keys, model, tokenizer)
+    processors = _load(files, dataset, model)
+    make = BatchMaker(source, processors, model, keys)
+    train, held_out = split_episodes(len(dataset.episodes), config.data.validation_share)
+    task = _task(config, model)
+    if len(held_out):
+        batches = make.spread(source.samples(held_out), config.evaluation.samples)
+        evaluations = {"validation": ChunkEvaluation(task, batches, seed=config.seed)}
+        task = dataclasses.replace(task, evaluations=evaluations)
+    numbers = source.samples(train)
+    sampler = make_sampler(
+        config.data.sampling,
+        size=len(numbers),
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+    )
+    data = BatchIterator(lambda _, chosen: make(numbers[chosen]), sampler, len(numbers))
+    settings = lerobot_settings(
+        model,
+        _with_features(start.settings if start else {}, dataset, keys),
+        keys,
+        state_dim=source.state.shape[1],
+    )
+    metadata = {
+        "family": FAMILY,
+        "model": model.to_json(),
+        "settings": settings,
+        "lora": None if task.lora is None else dataclasses.asdict(task.lora),
+        "parameters": _count(task, model),
+        "train_samples": len(numbers),
+        "train_episodes": len(train),
+        "validation_episodes": len(held_out),
+        "dataset": pathlib.Path(config.data.dataset).name,
+    }
+    logging.info(
+        "%d parameters, %d samples of %d episodes",
+        metadata["parameters"],
+        len(numbers),
+        len(train),
+    )
+    return Built(
+        task,
+        data,
+        metadata,
+        ("validation/action_mae", "min") if len(held_out) else ("", "min"),
+        frozen=_frozen(config, task),
+        params=None if start is None else _initial(start, model, task, config.seed),
+        prepare=lambda workdir: write_files(workdir / PROCESSORS, files),
+        finish=lambda workdir: _export(config, workdir),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BatchMaker:
+    """Frames of a dataset as batches of `Pi05Task`, by way of the checkpoint's pre-processor.
+
+    Attributes:
+      source: samples.
+      processors: of the checkpoint that is being made.
+      config: the model.
+      image_keys: camera name -> feature.
+    """
+
+    source: ActionChunks
+    processors: Processors
+    config: Pi05Config
+    image_keys: Mapping[str, str]
+
+    def __call__(self, indices: NumpyArray) -> dict[str, NumpyArray]:
+        """The batch of these frames.
+
+        Pictures of the model's size stay bytes; others are resized as for a prediction.
+        """
+        raw = self.source.gather(indices)
+        wanted = (names.STATE, names.ACTION, names.TASK, *self.image_keys.values())
+        values = self.processors.before({key: raw[key] for key in wanted})
+        side = self.config.architecture.image_size
+        pictures = [
+            _sized(values[self.image_keys[name]], side)
+            for name in self.config.cameras
+            if name in self.image_keys
+        ]
+        if len({picture.dtype for picture in pictures}) > 1:
+            pictures = [_as_floats(picture) for picture in pictures]
+        return {
+            "images": np.stack(pictures, axis=1),
+            "image_mask": np.ones((len(indices), len(pictures)), np.bool_),
+            "tokens": np.asarray(values[names.TOKENS], np.int32),
+            "token_mask": np.asarray(values[names.TOKEN_MASK], np.bool_),
+            "actions": np.asarray(values[names.ACTION], np.float32),
+            "action_is_pad": raw["action_is_pad"],
+            "index": raw["index"],
+        }
+
+    def spread(self, numbers: NumpyArray, count: int) -> list[dict[str, NumpyArray]]:
+        """About `count` samples, evenly spread over `numbers`, in batches of one size."""
+        count = min(count, len(numbers))
+        size = min(count, _EVALUATION_BATCH)
+        places = np.linspace(0, len(numbers) - 1, count - count % size).round().astype(int)
+        return [self(part) for part in numbers[places].reshape(-1, size)]
+
+
+def _sized(picture: NumpyArray, side: int) -> NumpyArray:
+    if picture.shape[1:3] == (side, side):
+        return picture
+    return np.asarray(model_image(picture.astype(np.float32) / np.float32(255), (side, side)))
+
+
+def _as_floats(picture: NumpyArray) -> NumpyArray:
+    if picture.dtype != np.uint8:
+        return picture
+    return picture.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
+
+
+def _tokenizer_files(config: Any, dataset: Dataset, start: Any) -> dict[str, bytes] | None:
+    """Files of the tokenizer; None when it is found by a path or name outside."""
+    if config.data.tokenizer:
+        return None
+    if start is None:
+        return word_tokenizer(dataset.tasks)
+    files = read_files(start.processor_folder / TOKENIZER)
+    if not files:
+        raise ConfigError(
+            "the checkpoint to start from has no tokenizer beside it",
+            where=config.init_from,
+            fix="Name a folder that holds its tokenizer.json with --config.data.tokenizer",
+        )
+    return files
+
+
+def _model(
+    config: Any,
+    dataset: Dataset,
+    cameras: Sequence[str],
+    tokenizer: Mapping[str, bytes] | None,
+    start: Any,
+) -> Pi05Config:
+    used = tuple(camera_name(key) for key in cameras)
+    actions = int(dataset.column(names.ACTION).shape[1])
+    if start is not None:
+        if actions > start.config.max_action_dim:
+            raise ConfigError(
+                f"the dataset has {actions} action dimensions, the checkpoint takes "
+                f"{start.config.max_action_dim}",
+                where=config.init_from,
+            )
+        return dataclasses.replace(
+            start.config, cameras=used, action_dim=actions, precision="float32"
+        )
+    fields = config.model.to_dict()
+    sizes = {field.name: fields.pop(field.name) for field in dataclasses.fields(Architecture)}
+    if not sizes["vocab"]:
+        if tokenizer is None:
+            raise ConfigError("needs the size of the given tokenizer", where="model.vocab")
+        sizes["vocab"] = math.ceil(vocabulary_size(tokenizer) / 16) * 16
+    fields["max_action_dim"] = fields["max_action_dim"] or actions
+    return Pi05Config(Architecture(**sizes), used, action_dim=actions, **fields)
+
+
+def _files(
+    config: Any,
+    dataset: Dataset,
+    keys: Mapping[str, str],
+    model: Pi05Config,
+    tokenizer: Mapping[str, bytes] | None,
+) -> dict[str, bytes]:
+    """Everything that stands in `processors/`."""
+    kinds = ("exact", "dataset")
+    if config.data.statistics not in kinds:
+        raise ConfigError(
+            f"unknown kind {config.data.statistics!r}", where="data.statistics", fix=f"Use {kinds}"
+        )
+    exact = config.data.statistics == "exact"
+    statistics = {
+        key: usable(dataset.statistics(key, exact=exact)) for key in (names.STATE, names.ACTION)
+    }
+    shapes = {key: _chw(dataset, key) for key in keys.values()}
+    files = processor_files(
+        statistics,
+        image_shapes=shapes,
+        prompt_length=model.prompt_length,
+        tokenizer=config.data.tokenizer or TOKENIZER,
+    )
+    return files | {f"{TOKENIZER}/{name}": data for name, data in (tokenizer or {}).items()}
+
+
+def _load(files: Mapping[str, bytes], dataset: Dataset, model: Pi05Config) -> Processors:
+    """The processors of these files, with every task of the dataset tried.
+
+    Raises:
+      ConfigError: a prompt does not fit into the model's prompt length.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(folder, files)
+        processors = Processors.load(folder)
+        state = dataset.column(names.STATE)[:1].astype(np.float32)
+        for task in dataset.tasks:  # reads the tokenizer, too
+            values = processors.before({names.STATE: state, names.TASK: [task]})
+            tokens = values[names.PROMPT_TOKENS]
+            if tokens.mask.all():
+                raise ConfigError(
+                    f"the prompt of {task!r} fills all {model.prompt_length} tokens",
+                    where="model.prompt_length",
+                    fix="Set it to more than the longest prompt",
+                )
+    return processors
+
+
+def _chw(dataset: Dataset, key: str) -> list[int]:
+    height, width, channels = dataset.picture_shape(key)
+    return [channels, height, width]
+
+
+def _with_features(
+    settings: Mapping[str, Any], dataset: Dataset, keys: Mapping[str, str]
+) -> dict[str, Any]:
+    """LeRobot's settings with the features of the dataset."""
+    inputs = {key: {"type": "VISUAL", "shape": _chw(dataset, key)} for key in keys.values()}
+    return {**settings, "input_features": inputs, "empty_cameras": 0}
+
+
+def _task(config: Any, model: Pi05Config) -> Pi05Task:
+    lora = config.lora
+    return Pi05Task(
+        model,
+        count_padding=config.loss.count_padding,
+        draws=config.loss.draws,
+        augmentation=Augmentation(**config.augment.to_dict()),
+        lora=LoraConfig(lora.rank, lora.alpha, lora.targets) if lora.rank else None,
+        remat=config.remat,
+    )
+
+
+def _frozen(config: Any, task: Pi05Task) -> tuple[str, ...]:
+    """Patterns of what is not trained, as LeRobot's options of these names."""
+    if task.lora is not None:
+        return (rf"^(?!{LORA}/)",)
+    if config.freeze.train_expert_only:
+        return ("^vision/", "^projector/", "^embedding$", "^backbone/")
+    return ("^vision/",) if config.freeze.vision_encoder else ()
+
+
+def _count(task: Pi05Task, model: Pi05Config) -> int:
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def _initial(start: Any, model: Pi05Config, task: Pi05Task, seed: int) -> Any:
+    """Parameters of the checkpoint, float32, with fresh corrections where LoRA is trained."""
+    opened = dataclasses.replace(
+        start, config=dataclasses.replace(start.config, precision=model.precision)
+    )
+    params = opened.params()
+    return params if task.lora is None else task.with_lora(params, jax.random.key(seed))
+
+
+def _export(config: Any, workdir: pathlib.Path) -> None:
+    step = "best" if config.export.best else "latest"
+    opened = open_checkpoint(workdir, step=step, precision=config.export.precision)
+    export_lerobot(opened, workdir / EXPORT)
+    logging.info("wrote %s, step %s, for LeRobot and launch.predict", workdir / EXPORT, step)

@@ -1,0 +1,126 @@
+"""Records a session with a robot, or demonstrations of an expert.
+
+    python -m launch.record --config=configs/toroidal_dot.py:size=64 --workdir=SESSION
+    --config.steps=1000
+    python -m launch.record --config=configs/tabletop.py:size=64,task=pick --workdir=DATASET
+    --config.episodes=200
+
+--workdir is the session folder of the toroidal dot, and the LeRobotDataset of the tabletop; a
+folder that already holds one is refused. A killed recording of a session loses at most one event.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import ml_collections
+from absl import logging
+
+from attn_jax.core.errors import ConfigError
+from attn_jax.data import lerobot_writer
+from attn_jax.data.quota import Reclaim
+from attn_jax.data.session_writer import SessionWriter, refuse_existing
+from launch import app
+from robots import selectors
+from robots.interface import RobotInterface
+from robots.record import episode_lengths, record
+from robots.toroidal_dot import DotConfig, ToroidalDot
+
+CONFIG = app.define_config()
+
+
+def build_robot(config: ml_collections.ConfigDict) -> RobotInterface:
+    """Robot of `config.robot`, seeded with `config.seed`; raises ConfigError for another name."""
+    robot = config.robot
+    if robot.name != "toroidal_dot":
+        raise ConfigError(f"unknown robot {robot.name!r}", fix="Use toroidal_dot or tabletop")
+    return ToroidalDot(
+        DotConfig(size=robot.size, move=robot.move, radius=robot.radius),
+        seed=config.seed,
+        initial_x=robot.initial_x,
+        initial_y=robot.initial_y,
+        delay_s=robot.delay_s,
+    )
+
+
+def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Records into `workdir` and returns the summary that --json prints."""
+    if config.robot.name == "tabletop":
+        return record_demonstrations(config, workdir)
+    return record_session(config, workdir)
+
+
+def record_demonstrations(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> dict[str, Any]:
+    """Lets the tabletop's expert act and writes a LeRobotDataset v3 into `workdir`."""
+    # Here, because mujoco is slow to import and other robots do without.
+    from robots.tabletop import record as tabletop
+    from robots.tabletop.demonstrations import TabletopConfig
+    from robots.tabletop.tasks import TaskConfig
+
+    lerobot_writer.refuse_existing(workdir)
+    robot, options = config.robot, config.dataset
+    task = TaskConfig(robot.task, tuple(robot.colours), tuple(robot.shapes), robot.distractors)
+    settings = TabletopConfig(
+        task=task,
+        size=robot.size,
+        cameras=tuple(robot.cameras),
+        shadows=robot.shadows,
+        max_steps=robot.max_steps,
+        noise=config.expert.noise,
+    )
+    summary = tabletop.record(
+        settings,
+        workdir,
+        seed=config.seed,
+        episodes=config.episodes,
+        storage=options.storage,
+        masks=options.masks,
+        keep_failures=options.keep_failures,
+        jobs=config.jobs,
+    )
+    app.prepare_workdir(workdir, config)
+    logging.info("%d of %d attempts succeeded", summary.successes, summary.attempts)
+    return {"dataset": workdir, **dataclasses.asdict(summary)}
+
+
+def record_session(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Lets a selector act with a robot and writes a session into `workdir`."""
+    refuse_existing(workdir)
+    episode_lengths(config.steps, config.episodes)  # bad numbers end here, before anything is made
+    options = config.session
+    robot = build_robot(config)
+    select = selectors.make_selector(**{**config.selector, "seed": config.seed})
+    app.prepare_workdir(workdir, config)
+    try:
+        with SessionWriter(
+            workdir,
+            action_space=robot.action_space,
+            robot_type=type(robot).__name__,
+            session_name=options.name,
+            shard_size=options.shard_size,
+            max_disk_gb=options.max_disk_gb,
+            image_format=options.image_format,
+            sync=options.sync,
+            reclaim=Reclaim(options.reclaim, options.reclaim_dry_run, tuple(options.protect)),
+        ) as writer:
+            summary = record(
+                robot, select, writer, num_observations=config.steps, episodes=config.episodes
+            )
+    finally:
+        robot.cleanup()
+    logging.info("recorded %d observations into %s", summary.observations, workdir)
+    return {
+        "session": workdir,
+        "observations": summary.observations,
+        "actions": summary.actions,
+        "episodes": summary.episodes,
+        "action_counts": summary.action_counts,
+    }
+
+
+if __name__ == "__main__":
+    app.run(main, config=CONFIG, needs_workdir=True)

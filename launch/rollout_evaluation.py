@@ -1,0 +1,128 @@
+"""What `launch.evaluate --config=configs/rollout.py:...` does: a policy in an environment.
+
+result = evaluate(config, checkpoint="CHECKPOINT", run="RUN", selection=selection)
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+
+from attn_jax.core.errors import ConfigError
+from attn_jax.core.typing import PathLike
+from attn_jax.policies.observations import Description, describe
+from attn_jax.policies.policy import with_weights
+from attn_jax.probe.arrays import read_json
+from attn_jax.probe.schema import RUN, start_run
+from attn_jax.probe.select import Selection
+from launch import app
+from launch.rollouts import Settings, plan_jobs, run_rollouts
+from robots.interface import PolicyEnv
+
+
+def evaluate(
+    config: ml_collections.ConfigDict,
+    *,
+    checkpoint: PathLike,
+    run: PathLike,
+    selection: Selection | None = None,
+    tokenizer: PathLike | None = None,
+) -> dict[str, Any]:
+    """Runs the episodes that are not finished yet; returns what `eval_info.json` holds.
+
+    Args:
+      config: of `configs/rollout.py`.
+      checkpoint: see `policies.policy.load_policy`.
+      run: folder of the run; one that was interrupted goes on.
+      selection: attention to record.
+      tokenizer: instead of the checkpoint's.
+
+    Raises:
+      ConfigError: values that cannot be, or a run folder of something else.
+    """
+    for name in ("episodes", "n_envs"):
+        if config[name] < 1:
+            raise ConfigError(f"must be at least 1, got {config[name]}", where=f"config.{name}")
+    make_env = env_factory(config.env)
+    description = describe(checkpoint, tokenizer=tokenizer)
+    steps = config.n_action_steps or description.config.n_action_steps
+    if not 1 <= steps <= description.config.chunk_size:
+        raise ConfigError(
+            f"{steps} is outside 1..{description.config.chunk_size}, the length of a chunk",
+            where="config.n_action_steps",
+        )
+    run = pathlib.Path(run)
+    _start(run, config, description, selection)
+    # The first environment checks its settings before the weights are read.
+    first = make_env()
+    try:
+        jobs = plan_jobs(first.tasks, episodes=config.episodes, seed=config.seed)
+    except BaseException:
+        first.close()
+        raise
+    policy = with_weights(description, capture=selection)
+    waiting = [first]
+    settings = Settings(
+        run=run,
+        n_envs=config.n_envs,
+        seed=config.seed,
+        n_action_steps=steps,
+        max_steps=config.max_steps,
+        masks=config.masks,
+        video=config.video,
+        source=config.env.name,
+    )
+    return run_rollouts(policy, lambda: waiting.pop() if waiting else make_env(), jobs, settings)
+
+
+def env_factory(config: ml_collections.ConfigDict) -> Callable[[], PolicyEnv]:
+    """What makes one environment.
+
+    Raises:
+      ConfigError: an unknown name or setting.
+    """
+    settings = config.to_dict()
+    name = settings.pop("name")
+    if name == "libero":
+        from robots.libero.env import LiberoEnv
+
+        settings["task_ids"] = tuple(settings["task_ids"]) or None
+        return functools.partial(LiberoEnv, **settings)
+    if name == "tabletop":
+        from robots.tabletop.rollouts import TabletopRollouts
+
+        return functools.partial(TabletopRollouts, **settings)
+    raise ConfigError(f"unknown environment {name!r}", where="config.env.name")
+
+
+def _start(
+    run: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    description: Description,
+    selection: Selection | None,
+) -> None:
+    """Makes the run folder, or checks that the one that is there is of the same evaluation."""
+    same = {
+        "family": "pi05",
+        "model": description.config.to_json(),
+        "config": app.jsonable(config.to_dict()),
+    }
+    wanted = None if selection is None else selection.to_json()
+    if (run / RUN).exists():
+        found = read_json(run / RUN)
+        changed = [
+            name for name, value in same.items() if found.get("provenance", {}).get(name) != value
+        ]
+        changed += ["selection"] if found.get("selection") != wanted else []
+        if changed:
+            raise ConfigError(
+                f"holds a run with another {changed[0]}",
+                where=run,
+                fix="Name another --workdir, or ask for the same again to go on",
+            )
+    provenance = {**app.provenance(config.seed), **same}
+    start_run(run, selection=selection, provenance=provenance)

@@ -1,0 +1,149 @@
+"""Demonstrations of the tabletop's experts, one after the other or in parallel.
+
+Axis names: t steps, h w pixels.
+
+    for demo in demonstrations(TabletopConfig(), seeds=range(200), jobs=2):
+        demo.success, demo.frames["action"].shape        # True, (25, 7)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import joblib
+import numpy as np
+
+from attn_jax.core.errors import ConfigError
+from attn_jax.core.typing import NumpyArray, UInt8
+from robots.tabletop.env import TabletopEnv
+from robots.tabletop.experts import Expert
+from robots.tabletop.tasks import TaskConfig
+
+_BATCH = 8  # episodes that one worker makes before it hands them over
+
+
+@dataclasses.dataclass(frozen=True)
+class TabletopConfig:
+    """Everything that decides what a demonstration looks like, besides its seed.
+
+    Attributes:
+      task: what is asked for, and in what scenes.
+      size: side of the pictures, pixels.
+      cameras: names of cameras.
+      shadows: draw cast shadows.
+      max_steps: None for the task's own number.
+      noise: standard deviation of the Gaussian noise that is added to the expert's translation and
+        turn when they are carried out, in units of actions. What is recorded is the expert's own
+        action, so that the data show how errors are put right.
+
+    Raises:
+      ConfigError: negative noise.
+    """
+
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    size: int = 64
+    cameras: tuple[str, ...] = ("front", "wrist")
+    shadows: bool = True
+    max_steps: int | None = None
+    noise: float = 0.1
+
+    def __post_init__(self):
+        if not 0 <= self.noise < 1:
+            raise ConfigError(f"noise of {self.noise}", where="noise", fix="Use 0 to below 1")
+
+    def make_env(self) -> TabletopEnv:
+        """The environment; raises ConfigError for what it cannot be."""
+        return TabletopEnv(
+            self.task,
+            size=self.size,
+            cameras=self.cameras,
+            shadows=self.shadows,
+            max_steps=self.max_steps,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Demonstration:
+    """One episode of an expert.
+
+    Attributes:
+      frames: keys of a LeRobotDataset -> (t, ...): `observation.images.<camera>` uint8,
+        `observation.state` and `action` float32.
+      masks: camera -> (t, h, w) ids of things: 0 background, i + 1 for info["objects"][i], 255 the
+        gripper.
+      info: JSON values: seed, task (its name), prompt, success, length, objects, roles, grasped,
+        lifted.
+    """
+
+    frames: Mapping[str, NumpyArray]
+    masks: Mapping[str, UInt8[NumpyArray, "t h w"]]
+    info: Mapping[str, Any]
+
+    @property
+    def success(self) -> bool:
+        """Whether the task was fulfilled."""
+        return self.info["success"]
+
+
+def demonstrate(env: TabletopEnv, seed: int, noise: float = 0.0) -> Demonstration:
+    """Lets the expert act for one episode.
+
+    Args:
+      env: with the views images and masks.
+      seed: of the scene, and of the noise.
+      noise: see TabletopConfig.
+    """
+    random = np.random.default_rng([seed, 1])
+    expert = Expert(env)
+    observation, info = env.reset(seed=seed)
+    rows: list[dict[str, Any]] = []
+    over = False
+    while not over:
+        action = expert.act()
+        rows.append(observation | {"action": action})
+        disturbed = action.astype(np.float64)
+        disturbed[:6] += noise * random.normal(size=6)
+        observation, _, terminated, truncated, info = env.step(disturbed)
+        over = terminated or truncated
+    columns = {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != "task"}
+    prefix = "observation.masks."
+    return Demonstration(
+        frames={key: value for key, value in columns.items() if not key.startswith(prefix)},
+        masks={
+            key.removeprefix(prefix): value
+            for key, value in columns.items()
+            if key.startswith(prefix)
+        },
+        info={
+            "seed": seed,
+            "task": env.task.name,
+            "prompt": info["task"],
+            "success": info["is_success"],
+            "length": len(rows),
+            "objects": list(info["objects"]),
+            "roles": dict(info["roles"]),
+            "grasped": info["grasped"],
+            "lifted": info["lifted"],
+        },
+    )
+
+
+def demonstrations(
+    config: TabletopConfig, seeds: Sequence[int], jobs: int = 1
+) -> Iterator[Demonstration]:
+    """Demonstrations in the order of `seeds`; the same bytes for any number of processes."""
+    batches = [seeds[i : i + _BATCH] for i in range(0, len(seeds), _BATCH)]
+    if jobs == 1:
+        results: Any = (_batch(config, batch) for batch in batches)
+    else:
+        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")
+        results = parallel(joblib.delayed(_batch)(config, batch) for batch in batches)
+    for batch in results:
+        yield from batch
+
+
+def _batch(config: TabletopConfig, seeds: Sequence[int]) -> list[Demonstration]:
+    env = config.make_env()
+    return [demonstrate(env, seed, config.noise) for seed in seeds]

@@ -1,0 +1,127 @@
+"""Writes demonstrations as a LeRobotDataset v3, with object masks beside it.
+
+FOLDER/meta, data, videos             see attn_jax/data/lerobot_writer.py; rows of meta/episodes
+                                      also hold `seed` and `success`
+FOLDER/episodes.jsonl                 one line per episode: Demonstration.info, episode_index
+FOLDER/masks/episode_000000.npz       camera -> (t, h, w) uint8 ids of things
+
+summary = record(TabletopConfig(), "out/demos", seed=0, episodes=200, storage="image", jobs=2)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from attn_jax.core.errors import ConfigError
+from attn_jax.core.typing import PathLike
+from attn_jax.data.lerobot_writer import (
+    LeRobotWriter,
+    image_feature,
+    vector_feature,
+)
+from robots.tabletop.demonstrations import TabletopConfig, demonstrations
+from robots.tabletop.env import ACTION_NAMES, FPS, STATE_NAMES
+
+EPISODES_FILE = "episodes.jsonl"
+MASK_FILE = "masks/episode_{:06d}.npz"
+_SAY_EVERY = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSummary:
+    """What was written; `attempts` counts the dropped failures too."""
+
+    episodes: int
+    frames: int
+    successes: int
+    attempts: int
+
+
+def record(
+    config: TabletopConfig,
+    folder: PathLike,
+    *,
+    seed: int,
+    episodes: int,
+    storage: str = "image",
+    masks: bool = True,
+    keep_failures: bool = True,
+    jobs: int = 1,
+) -> RecordSummary:
+    """Records demonstrations; attempt i has the environment's seed `seed + i`.
+
+    Args:
+      config: what is demonstrated.
+      folder: of the dataset.
+      seed: of the first episode.
+      episodes: number of attempts.
+      storage: "image" (PNG, lossless) or "video" (H.264).
+      masks: write object masks.
+      keep_failures: keep episodes without success, flagged; else leave them out.
+      jobs: processes; the dataset does not depend on it.
+
+    Raises:
+      ConfigError: a number or name that cannot be, before anything is written.
+      SessionError: the folder holds a dataset.
+    """
+    if episodes < 1 or seed < 0 or not (jobs >= 1 or jobs == -1):
+        raise ConfigError(
+            f"{episodes} episodes from seed {seed} by {jobs} processes",
+            fix="Use at least one episode and process (-1: one per core), and no negative seed",
+        )
+    env = config.make_env()
+    folder = pathlib.Path(folder)
+    features = {
+        f"observation.images.{camera.name}": image_feature(camera.height, camera.width, storage)
+        for camera in env.cameras
+    }
+    features |= {
+        "observation.state": vector_feature(STATE_NAMES),
+        "action": vector_feature(ACTION_NAMES),
+    }
+    frames = kept = successes = 0
+    with LeRobotWriter(folder, fps=FPS, features=features, robot_type="tabletop") as writer:
+        (folder / MASK_FILE).parent.mkdir(parents=True, exist_ok=True)
+        with (folder / EPISODES_FILE).open("w", encoding="utf-8") as log:
+            seeds = range(seed, seed + episodes)
+            for attempt, demo in enumerate(demonstrations(config, seeds, jobs), start=1):
+                if demo.success or keep_failures:
+                    note = {"seed": demo.info["seed"], "success": demo.success}
+                    index = writer.add_episode(demo.frames, demo.info["prompt"], note)
+                    if masks:
+                        np.savez_compressed(folder / MASK_FILE.format(index), **demo.masks)
+                    log.write(json.dumps({"episode_index": index, **demo.info}) + "\n")
+                    kept += 1
+                    frames += demo.info["length"]
+                successes += demo.success
+                if attempt % _SAY_EVERY == 0:
+                    logging.info("%d of %d episodes, %d successes", attempt, episodes, successes)
+    return RecordSummary(kept, frames, successes, episodes)
+
+
+def read_masks(folder: PathLike, episode: int) -> dict[str, np.ndarray]:
+    """Masks of an episode: camera -> (t, h, w) uint8 ids of things.
+
+    Raises:
+      ConfigError: the dataset has no masks of that episode.
+    """
+    path = pathlib.Path(folder) / MASK_FILE.format(episode)
+    if not path.exists():
+        raise ConfigError(
+            "there are no masks of this episode", where=path, fix="Record with dataset.masks=true"
+        )
+    with np.load(path) as file:
+        return {camera: file[camera] for camera in file.files}
+
+
+def read_episodes(folder: PathLike) -> list[dict]:
+    """Lines of `episodes.jsonl`; raises ConfigError where there is none."""
+    path = pathlib.Path(folder) / EPISODES_FILE
+    if not path.exists():
+        raise ConfigError("is missing", where=path, fix="Name a folder written by launch.record")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,111 @@
+"""Tests of attn_jax.analysis.causal."""
+
+import numpy as np
+import pytest
+
+from attn_jax.analysis import causal, hypotheses
+from attn_jax.analysis.hypotheses import Options
+from attn_jax.core.errors import RecordError
+from tests import testing
+from tests.analysis import runs
+from tests.analysis.hypotheses_test import study_of, value
+
+SHAPE = (len(runs.STEPS), runs.HORIZON, 4)
+
+
+def occluded(run, key, which, actions, noise=""):
+    info = {
+        "intervention": {
+            "set": which,
+            "camera": "wrist",
+            "layer": 5,
+            "fill": "mean",
+            "noise": noise,
+        }
+    }
+    runs.write_run(run / "variants" / key, info=info, actions=actions, attention=False)
+
+
+def test_fidelity_of_two_seeds_by_hand(tmp_path):
+    base = np.random.default_rng(0).normal(size=SHAPE)
+    std = base.reshape(-1, 4).std(0)
+    runs.write_run(tmp_path, actions=base)
+    other = base + 0.5 * std
+    runs.write_run(tmp_path / "variants" / "noise_1", actions=other, info={"method": "none"})
+    occluded(tmp_path, "high_0", "high", base + 2 * std)
+    occluded(tmp_path, "control_0", "control", base + std)
+    occluded(tmp_path, "high_1", "high", other + 3 * std, noise="noise_1")
+    occluded(tmp_path, "control_1", "control", other, noise="noise_1")
+    table = hypotheses.run(study_of(tmp_path), "h1", Options())
+    labels = {"camera": "wrist", "layer": 5, "variant": "mean", "kind": "occlusion"}
+    # ((4 - 1) + (9 - 0)) / 2
+    assert value(table, metric="fidelity", **labels) == pytest.approx(6.0, rel=1e-4)
+    assert value(table, metric="mse_high", **labels) == pytest.approx(6.5, rel=1e-4)
+    assert value(table, metric="null_floor") == pytest.approx(0.25, rel=1e-4)
+
+
+def test_identical_masks_have_fidelity_zero(tmp_path):
+    runs.write_run(tmp_path)
+    hidden = np.random.default_rng(3).normal(size=SHAPE)
+    occluded(tmp_path, "high_0", "high", hidden)
+    occluded(tmp_path, "control_0", "control", hidden)
+    table = hypotheses.run(study_of(tmp_path), "h1", Options())
+    assert (table.value[table.metric == "fidelity"] == 0).all()
+
+
+def test_incomplete_occlusions_are_named(tmp_path):
+    runs.write_run(tmp_path)
+    with pytest.raises(RecordError, match="no runs with hidden patches"):
+        hypotheses.run(study_of(tmp_path), "h1", Options())
+    occluded(tmp_path, "high_0", "high", np.zeros(SHAPE))
+    with pytest.raises(RecordError, match=r"\['high'\] instead of high and control"):
+        hypotheses.run(study_of(tmp_path), "h1", Options())
+    occluded(tmp_path, "control_0", "control", np.zeros(SHAPE), noise="noise_7")
+    with pytest.raises(RecordError, match="no run 'noise_7'"):
+        hypotheses.run(study_of(tmp_path), "h1", Options())
+
+
+def test_answers(tmp_path):
+    runs.write_run(tmp_path)
+    facts = {"question": "what colour is the cube?", "answer": "The Red.", "expected": "red"}
+    runs.write_run(tmp_path / "variants" / "q1", info={"vqa": {**facts, "object": "red_cube"}})
+    runs.write_run(
+        tmp_path / "variants" / "q2", info={"vqa": {**facts, "answer": "blue"}}, attention=False
+    )
+    table = hypotheses.run(study_of(tmp_path), "h2_2", Options(streams=("prefix:text",)))
+    assert value(table, metric="correct", variant="q1") == 1
+    assert value(table, metric="correct", variant="q2") == 0
+    assert value(table, metric="lift", variant="q1", role="target") == pytest.approx(6.4, rel=0.01)
+    with pytest.raises(RecordError, match="no runs with questions"):
+        runs.write_run(tmp_path / "bare")
+        hypotheses.run(study_of(tmp_path / "bare"), "h2_2", Options())
+
+
+def test_plain_answers():
+    assert causal.plain("A red  Cube!") == "red cube"
+    assert causal.plain("the") == ""
+    assert causal.plain("2") == "2"
+
+
+def test_rotation(tmp_path):
+    """The planted cube stays at its place while the picture turns: equivariance fails."""
+    runs.write_run(tmp_path)
+    info = {"rotation": {"degrees": 180, "camera": "wrist"}}
+    runs.write_run(tmp_path / "variants" / "turned", info=info)
+    options = Options(streams=("prefix:text",))
+    table = hypotheses.run(study_of(tmp_path), "rotation", options)
+    # (1, 1) turns to (2, 2): root 2 patches away, weighted by the 0.4 that is there.
+    moved = value(table, metric="centroid_shift_patches")
+    assert moved == pytest.approx(np.sqrt(2) * (0.4 - 0.6 / 15), rel=0.1)
+    assert value(table, metric="topk_iou") < 0.5
+    # Its masks were not turned here, so the mass on the cube is the same.
+    assert value(table, metric="overlap_drop", object="red_cube") == pytest.approx(0, abs=1e-3)
+    runs.write_run(
+        tmp_path / "variants" / "odd", info={"rotation": {"degrees": 45, "camera": "wrist"}}
+    )
+    with pytest.raises(RecordError, match="45 degrees"):
+        hypotheses.run(study_of(tmp_path), "rotation", options)
+
+
+if __name__ == "__main__":
+    testing.main()

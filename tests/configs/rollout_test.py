@@ -1,0 +1,24 @@
+import pytest
+
+from attn_jax.core.errors import ConfigError
+from configs.rollout import get_config
+from tests import testing
+
+
+def test_environments():
+    config = get_config("libero,suite=libero_goal,size=224")
+    assert (config.env.name, config.env.suite, config.env.size) == ("libero", "libero_goal", 224)
+    assert (config.seed, config.episodes, config.n_envs, config.max_steps) == (1000, 10, 1, None)
+    tiny = get_config("libero,tiny")
+    assert (tiny.episodes, tiny.max_steps, tiny.env.task_ids) == (1, 4, (0,))
+    assert get_config("tabletop,task=place").env.task == "place"
+
+
+@pytest.mark.parametrize("arg", [None, "libero,tabletop", "kitchen", "libero,size=big"])
+def test_bad_arguments(arg):
+    with pytest.raises(ConfigError):
+        get_config(arg)
+
+
+if __name__ == "__main__":
+    testing.main()

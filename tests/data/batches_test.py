@@ -1,0 +1,47 @@
+"""The iterator; `pipeline_test` and `launch/pi05_training_test` have it with real data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from attn_jax.core.errors import ConfigError
+from attn_jax.data.batches import BatchIterator
+from attn_jax.data.sampling import make_sampler
+from tests import testing
+
+
+def make(size: int = 10, prefetch: int = 2) -> BatchIterator:
+    sampler = make_sampler("epoch", size=size, batch_size=4, seed=1)
+
+    def assemble(number, indices):
+        return {"index": indices, "number": np.full(4, number)}
+
+    return BatchIterator(assemble, sampler, size, prefetch=prefetch)
+
+
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_a_resumed_iterator_continues_with_the_next_batch(prefetch):
+    batches = make(prefetch=prefetch)
+    for _ in range(3):
+        next(batches)
+    state = batches.get_state()
+    expected = [next(batches) for _ in range(5)]
+    resumed = make()
+    next(resumed)
+    resumed.set_state(state)
+    for batch in expected:
+        found = next(resumed)
+        np.testing.assert_array_equal(found["index"], batch["index"])
+        np.testing.assert_array_equal(found["number"], batch["number"])
+    batches.close()
+    resumed.close()
+
+
+def test_a_state_of_other_data_is_refused():
+    with pytest.raises(ConfigError, match="state is of 10 samples, the source has 11"):
+        make(11, prefetch=0).set_state(make(prefetch=0).get_state())
+
+
+if __name__ == "__main__":
+    testing.main()

@@ -1,0 +1,115 @@
+"""Tests of launch.aggregate."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attn_jax.analysis.aggregate import COLUMNS
+from attn_jax.core.errors import ConfigError
+from configs.analysis import all as all_hypotheses
+from launch import app
+from launch.aggregate import aggregate_runs
+from launch.analyze import analyse_run
+from tests import testing
+from tests.analysis import runs
+
+
+def config():
+    made = all_hypotheses.get_config("lenient,tiny")
+    for name in [*made.hypotheses]:
+        if name not in ("h1_1", "h2_1", "h4"):
+            del made.hypotheses[name]
+    return made
+
+
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory):
+    """Four successes that look at the cube and four failures that do less."""
+    folder = tmp_path_factory.mktemp("analysis")
+    shares = [0.5, 0.55, 0.6, 0.52, 0.2, 0.25, 0.3, 0.22]
+    for number, share in enumerate(shares):
+        runs.write_run(folder / "run", number, success=number < 4, share=share, only_reduced=True)
+    for number in range(4):
+        runs.write_variants(folder / "run", number)
+    analyse_run(folder / "run", config(), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def aggregated(analysed):
+    workdir = analysed.parent / "aggregate"
+    return workdir, aggregate_runs([analysed], workdir, seed=0)
+
+
+def test_table_finds_what_was_planted(aggregated):
+    workdir, summary = aggregated
+    table = pd.read_parquet(workdir / "table.parquet")
+    assert tuple(table.columns) == COLUMNS
+    lift = table[table.family == "target_lift"]
+    assert len(lift) == 2 * 2 * 2 and (lift.p_holm < 0.01).all()
+    outcome = table[(table.family == "objects_by_outcome") & (table.metric == "overlap_picture")]
+    assert set(outcome.n_success) == {4} and set(outcome.n_failure) == {4}
+    np.testing.assert_allclose(outcome.difference, 0.5425 - 0.2425, rtol=0.02)
+    assert (outcome.ci_low > 0.2).all() and (outcome.p_holm < 0.01).all()
+    assert outcome.power_note.str.contains("4 and 4 episodes").all()
+    moved = table[table.family == "prompt_moves_attention"]
+    assert set(moved.n) == {4} and moved.reference.notna().all()
+    assert len(pd.read_csv(workdir / "table.csv")) == len(table)
+    assert len(app.read_json(workdir / "table.json")) == len(table)
+    families = summary["families"]
+    assert families["target_lift"]["found_holm"] == 8
+    assert summary["outcomes"] == {"failure": 4, "success": 4}
+    assert "attention_drifts" in summary["left_out"]
+    assert summary["skipped"] == {"h2_1": 4}
+
+
+def test_ranking_of_heads(aggregated):
+    ranking = app.read_json(aggregated[0] / "heads.json")
+    assert set(ranking) == {f"{q}/{c}" for q in ("text", "action") for c in ("front", "wrist")}
+    first = ranking["text/wrist"]
+    assert first["units"] == 8 and len(first["heads"]) == 4
+    entropies = [head["normalised_entropy"] for head in first["heads"]]
+    assert entropies == sorted(entropies) and first["heads"][0]["lift"] > 3
+
+
+def test_files_of_the_earlier_system(aggregated):
+    workdir, _ = aggregated
+    data = app.read_json(workdir / "multi_episode_aggregate.json")
+    assert data["total_episodes"] == 8 and data["episode_count"] == {"success": 4, "failure": 4}
+    found = data["layer_aggregates"]["5"]["success"]["overlap"]
+    assert found["count"] == len(found["values"]) == 4
+    assert found["mean"] == pytest.approx(np.mean(found["values"]))
+    changes = app.read_json(workdir / "cf_multi_episode_aggregate.json")
+    assert changes["layer_aggregates"]["2"]["ball"]["success"]["l2_distance"]["count"] == 4
+
+
+def test_the_same_seed_gives_the_same_numbers(analysed, aggregated, tmp_path):
+    aggregate_runs([analysed], tmp_path, seed=0)
+    assert (tmp_path / "table.csv").read_bytes() == (aggregated[0] / "table.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_analyses_are_pooled_when_they_declare_the_same(analysed, tmp_path):
+    run = analysed.parent / "run"
+    analyse_run(run, config(), tmp_path / "again")
+    summary = aggregate_runs([analysed, tmp_path / "again"], tmp_path / "both")
+    assert summary["episodes"] == 16
+    names = set(pd.read_parquet(tmp_path / "both" / "rows.parquet").episode)
+    assert {"out/episode_00000", "again/episode_00000"} <= names
+    other = config()
+    del other.families["target_lift"]
+    analyse_run(run, other, tmp_path / "other")
+    with pytest.raises(ConfigError, match="declares other families"):
+        aggregate_runs([analysed, tmp_path / "other"], tmp_path / "wrong")
+
+
+def test_nothing_to_aggregate(tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        aggregate_runs([tmp_path], tmp_path / "out")
+    app.write_json(tmp_path / "config.json", config().to_dict())
+    with pytest.raises(ConfigError, match="no finished episodes"):
+        aggregate_runs([tmp_path], tmp_path / "out")
+
+
+if __name__ == "__main__":
+    testing.main()

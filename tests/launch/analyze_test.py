@@ -1,0 +1,85 @@
+"""Tests of launch.analyze."""
+
+import pytest
+
+from attn_jax.core.errors import ConfigError, InputError
+from configs.analysis import all as all_hypotheses
+from configs.analysis import h1_1_objects
+from launch import app
+from launch.analyze import analyse_run
+from tests import testing
+from tests.analysis import runs
+
+
+def marker(out, number):
+    return out / "episodes" / f"episode_{number:05d}" / "done.json"
+
+
+@pytest.fixture
+def run(tmp_path):
+    for number in range(3):
+        runs.write_run(tmp_path / "run", number, success=number < 2)
+    return tmp_path / "run"
+
+
+def test_finished_episodes_are_not_analysed_again(run, tmp_path):
+    config, out = h1_1_objects.get_config("tiny"), tmp_path / "out"
+    first = analyse_run(run, config, out)
+    assert (first["episodes"], first["analysed"], first["already_done"]) == (3, 3, 0)
+    marker(out, 1).unlink()
+    stamp = marker(out, 0).stat().st_mtime_ns
+    again = analyse_run(run, config, out)
+    assert (again["analysed"], again["already_done"]) == (1, 2)
+    assert marker(out, 1).is_file() and marker(out, 0).stat().st_mtime_ns == stamp
+    assert "target_lift" in app.read_json(out / "config.json")["families"]
+
+
+def test_a_failing_episode_is_named_and_the_others_are_done(run, tmp_path):
+    config, out = h1_1_objects.get_config("tiny"), tmp_path / "out"
+    broken = run / "episodes" / "episode_00001" / "observations.npz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-5])
+    with pytest.raises(InputError, match=r"1 of 3 episodes failed \(episode_00001\)"):
+        analyse_run(run, config, out)
+    assert [marker(out, n).is_file() for n in range(3)] == [True, False, True]
+    broken.write_bytes(whole)
+    assert analyse_run(run, config, out)["analysed"] == 1
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_files(run, tmp_path):
+    config = h1_1_objects.get_config("tiny")
+    analyse_run(run, config, tmp_path / "one")
+    analyse_run(run, config, tmp_path / "two", jobs=2, backend="loky")
+    for number in range(3):
+        one, two = (
+            (marker(tmp_path / name, number).parent / "rows.csv").read_bytes()
+            for name in ("one", "two")
+        )
+        assert one == two
+
+
+@pytest.mark.slow
+def test_command(run, tmp_path):
+    runs.write_variants(run)
+    arguments = ["-m", "launch.analyze", f"--run={run}", f"--workdir={tmp_path / 'out'}", "--json"]
+    config = "--config=configs/analysis/all.py:lenient,tiny"
+    done = testing.run_python(*arguments, config)
+    assert done.returncode == 0, done.stderr
+    assert '"analysed": 3' in done.stdout.splitlines()[-1]
+    strict = testing.run_python(*arguments, "--config=configs/analysis/all.py:tiny")
+    assert strict.returncode == 2
+    assert "2 of 3 episodes failed (episode_00001, episode_00002)" in strict.stderr
+
+
+def test_bad_settings(run, tmp_path):
+    config = all_hypotheses.get_config("tiny")
+    with pytest.raises(InputError, match="no recorded episodes"):
+        analyse_run(tmp_path / "nothing", config, tmp_path / "out")
+    config.hypotheses.h1_1.colour = "red"
+    with pytest.raises(ConfigError, match="colour"):
+        analyse_run(run, config, tmp_path / "out")
+
+
+if __name__ == "__main__":
+    testing.main()

@@ -1,0 +1,142 @@
+"""Evaluation of canvas models on a recorded dot: definitions, determinism, unknown worlds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from attn_jax.core.canvas import CanvasGeometry
+from attn_jax.core.errors import ConfigError
+from attn_jax.data.pipeline import CanvasSource, load_frames
+from attn_jax.data.session_writer import SessionWriter
+from attn_jax.models.canvas import predict as predicting
+from attn_jax.models.canvas.model import CanvasConfig, CanvasModel
+from launch import canvas_evaluation as ce
+from robots.record import record
+from robots.selectors import random_duration
+from robots.toroidal_dot import DotConfig, ToroidalDot, render, step
+from tests import testing
+
+GEOMETRY = CanvasGeometry((64, 64))
+CONFIG = CanvasConfig(
+    GEOMETRY, dim=16, encoder_depth=1, decoder_dim=16, decoder_depth=1, head_dim=8
+)
+SETTINGS = ce.EvaluationConfig(batch_size=4, counterfactuals=5, rollouts=3, horizon=4, pictures=2)
+WORLD = ce.DotWorld(DotConfig.of_size(64))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> CanvasSource:
+    path = tmp_path_factory.mktemp("sessions") / "dot"
+    robot = ToroidalDot(DotConfig.of_size(64), seed=3)
+    with SessionWriter(path, action_space=robot.action_space, robot_type="ToroidalDot") as writer:
+        record(robot, random_duration(1, 3, seed=3), writer, num_observations=14)
+    return CanvasSource(load_frames(path), GEOMETRY)
+
+
+@pytest.fixture(scope="module")
+def params():
+    blank = np.zeros((1, 64, 224, 3), np.float32)
+    return jax.jit(CanvasModel(CONFIG).init)(jax.random.key(0), blank)["params"]
+
+
+def true_frames(source: CanvasSource, canvas: np.ndarray) -> np.ndarray:
+    """What an all-knowing model would answer: the rendered outcome of the last stripe."""
+    last = predicting.crop_last_visible(canvas, GEOMETRY)
+    moved = canvas[:, 0, GEOMETRY.separator_columns(1)[0], 1] > 128  # green means move
+    outcomes = WORLD.outcomes(last, list(source.store.action_space))
+    return outcomes[np.arange(len(canvas)), moved.astype(int)].astype(np.float32) / 255
+
+
+def test_numbers_and_pictures_of_everything(source, params):
+    result = ce.evaluate(CONFIG, params, source, WORLD, SETTINGS)
+    numbers, pictures = result.numbers, result.pictures
+    assert numbers["skill"]["canvases"] == 12
+    assert numbers["action_names"] == ["action=0", "action=1"]
+    assert sum(a["canvases"] for a in numbers["per_action"].values()) == 12
+    assert numbers["counterfactual"]["observations"] == 5
+    assert numbers["rollout"]["horizon"] == [1, 2, 3, 4]
+    assert pictures["canvas"].shape == (2, 64, 224, 3)
+    assert pictures["counterfactual/prediction"].shape == (2, 2, 64, 64, 3)
+    assert pictures["rollout/truth"].shape == (2, 4, 64, 64, 3)
+    assert all(picture.dtype == np.uint8 for picture in pictures.values())
+    again = ce.evaluate(CONFIG, params, source, WORLD, dataclasses.replace(SETTINGS, batch_size=3))
+    np.testing.assert_allclose(
+        again.numbers["skill"]["plain_mse"], numbers["skill"]["plain_mse"], rtol=1e-5
+    )
+
+
+def test_an_all_knowing_model_scores_perfectly(source, params, monkeypatch):
+    def knowing(params, canvas):
+        return true_frames(source, np.asarray(canvas))
+
+    monkeypatch.setattr(ce.predicting, "make_predict", lambda config: knowing)
+    skill = ce.skill(CONFIG, params, source, WORLD, SETTINGS).numbers["skill"]
+    assert skill["hit_rate_3px"] == 1.0
+    assert skill["median_dot_error_px"] == 0.0
+    assert skill["plain_mse"] < 1e-3 < skill["copy_last_mse"]  # JPEG noise remains
+    assert skill["copy_last_hit_rate_3px"] < 1.0
+
+
+def test_counterfactuals_know_right_from_wrong(source, params, monkeypatch):
+    colours = {True: (0, 255, 0), False: (255, 0, 0)}
+
+    def program(knows: bool):
+        def counterfactual(params, canvas, given):
+            frames = []
+            for colour in np.asarray(given):
+                painted = np.array(canvas)
+                start, stop = GEOMETRY.separator_columns(1)
+                move = bool(colour[1] > 128)
+                painted[:, :, start:stop] = colours[move if knows else not move]
+                frames.append(true_frames(source, painted))
+            return np.stack(frames, axis=1)
+
+        return lambda config: counterfactual
+
+    for knows in (True, False):
+        monkeypatch.setattr(ce.predicting, "make_counterfactual", program(knows))
+        found = ce.counterfactuals(CONFIG, params, source, WORLD, SETTINGS)
+        numbers = found.numbers["counterfactual"]
+        assert numbers["correct_rate"] == numbers["hit_rate_3px"] == float(knows)
+        assert numbers["divergence"] > 1.0
+
+
+def test_an_unknown_world_gives_null_instead_of_a_guess(source, params):
+    numbers = ce.evaluate(CONFIG, params, source, None, SETTINGS).numbers
+    assert numbers["skill"]["hit_rate_3px"] is None
+    assert numbers["counterfactual"]["correct_rate"] is None
+    assert numbers["rollout"]["median_dot_error_px"] == [None] * 4
+    assert numbers["skill"]["plain_mse"] > 0
+    assert ce.world_of("JetBot", GEOMETRY) is None
+    assert ce.world_of("ToroidalDot", GEOMETRY) == WORLD
+
+
+def test_a_dot_that_is_not_there_is_infinitely_far():
+    frames = np.stack([render(10, 20, WORLD.config), render(60, 20, WORLD.config)])
+    truth = np.stack([render(12, 20, WORLD.config), render(2, 20, WORLD.config)])
+    assert WORLD.error_px(frames, truth).tolist() == [2.0, 6.0]
+    assert np.isinf(WORLD.error_px(frames * 0, truth)).all()
+
+
+def test_outcomes_are_those_of_the_simulator():
+    outcome = WORLD.outcomes(render(60, 5, WORLD.config)[None], [{"action": 0}, {"action": 1}])
+    moved = step(60, {"action": 1}, WORLD.config)
+    np.testing.assert_array_equal(outcome[0, 0], render(60, 5, WORLD.config))
+    np.testing.assert_array_equal(outcome[0, 1], render(moved, 5, WORLD.config))
+
+
+def test_a_recording_too_short_for_a_rollout_has_none(source, params):
+    few = dataclasses.replace(SETTINGS, rollouts=0)
+    assert ce.rollouts(CONFIG, params, source, WORLD, few).numbers["rollout"] is None
+    long = dataclasses.replace(SETTINGS, horizon=50)
+    assert ce.rollouts(CONFIG, params, source, WORLD, long).numbers["rollout"]["horizon"][-1] == 12
+    with pytest.raises(ConfigError, match="positive"):
+        ce.EvaluationConfig(batch_size=0)
+
+
+if __name__ == "__main__":
+    testing.main()

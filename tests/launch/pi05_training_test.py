@@ -1,0 +1,131 @@
+"""Pi0.5 from a dataset to a policy: batches, one fit, exact continuation, what a run leaves."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from attn_jax.bridge.checkpoint_folder import open_checkpoint
+from attn_jax.core.errors import ConfigError
+from attn_jax.train.checkpoints import load_params
+from configs.pi05 import get_config
+from launch import pi05_training, tasks, train
+from launch.pi05_training import build
+from tests import testing
+from tests.data import small_dataset as small
+
+testing.require_module("tokenizers")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return small.write_dataset(tmp_path_factory.mktemp("lerobot") / "small", (5, 7, 6))
+
+
+def tiny(dataset, **changes):
+    config = get_config("tiny")
+    config.data.dataset = str(dataset)
+    config.train.progress = "off"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def test_a_batch_is_what_the_policy_will_see(dataset):
+    built = build(tiny(dataset))
+    batch = next(built.data)
+    built.data.close()
+    assert batch["images"].shape == (4, 2, 32, 32, 3) and batch["images"].dtype == np.uint8
+    index = batch["index"]
+    shown = small.pictures(18, 32, 1)[index]
+    np.testing.assert_array_equal(batch["images"][:, 1], shown)
+    assert set(index.tolist()) <= set(range(12))  # the last episode is held out
+    assert batch["actions"].shape == (4, 4, small.ACTION_DIM)
+    assert batch["action_is_pad"].dtype == np.bool_
+    assert batch["tokens"].max() < built.task.config.architecture.vocab
+    assert built.metadata["validation_episodes"] == 1 and built.metadata["train_samples"] == 12
+
+
+def test_pictures_of_another_size_are_resized_as_for_a_prediction(dataset):
+    config = tiny(dataset)
+    config.model.image_size = 24
+    built = build(config)
+    batch = next(built.data)
+    built.data.close()
+    assert batch["images"].shape == (4, 2, 24, 24, 3) and batch["images"].dtype == np.float32
+    assert batch["images"].min() >= -1 and batch["images"].max() <= 1
+
+
+def test_what_is_frozen_follows_lerobots_options(dataset):
+    for changes, pattern in (
+        ({}, ()),
+        ({"freeze.vision_encoder": True}, ("^vision/",)),
+        ({"lora.rank": 2}, (r"^(?!lora/)",)),
+    ):
+        built = build(tiny(dataset, **changes))
+        built.data.close()
+        assert built.frozen == pattern
+    built = build(tiny(dataset, **{"freeze.train_expert_only": True}))
+    built.data.close()
+    assert "^backbone/" in built.frozen
+
+
+@pytest.mark.slow
+def test_a_run_continues_exactly_and_leaves_a_policy(dataset, tmp_path):
+    fixed = {"train.optim.decay_steps": 6, "train.eval_every": 0, "train.keep_best": 0}
+    whole = train.train(tiny(dataset, **fixed), tmp_path / "whole", tasks.build)
+    for steps in (2, 6):
+        changes = {**fixed, "train.steps": steps}
+        split = train.train(tiny(dataset, **changes), tmp_path / "split", tasks.build)
+    jax.tree.map(np.testing.assert_array_equal, split.state.params, whole.state.params)
+    jax.tree.map(np.testing.assert_array_equal, split.state.ema, whole.state.ema)
+    assert set(split.metrics) == {
+        "validation/loss",
+        "validation/action_mae",
+        "validation/first_action_mae",
+    }
+    opened = open_checkpoint(tmp_path / "whole")
+    exported = open_checkpoint(tmp_path / "whole" / pi05_training.EXPORT)
+    assert exported.config.architecture == opened.config.architecture
+    jax.tree.map(np.testing.assert_array_equal, exported.params(), opened.params())
+    processors = exported.processors()
+    assert processors is not None
+    state = np.zeros((1, small.STATE_DIM), np.float32)
+    values = processors.before({"observation.state": state, "task": [small.TASKS[0]]})
+    assert values["observation.language.attention_mask"].sum() > 10
+
+
+@pytest.mark.slow
+def test_corrections_are_trained_on_a_checkpoint_and_merged(dataset, tmp_path):
+    short = {"train.steps": 3, "data.validation_share": 0.0}
+    train.train(tiny(dataset, **short), tmp_path / "base", tasks.build)
+    changes = {"init_from": str(tmp_path / "base"), "lora.rank": 2, "train.optim.ema": 0.0}
+    config = tiny(dataset, **short, **changes)
+    train.train(config, tmp_path / "lora", tasks.build)
+    base = open_checkpoint(tmp_path / "base").params()
+    trained = load_params(tmp_path / "lora")
+    jax.tree.map(
+        np.testing.assert_array_equal, {k: v for k, v in trained.items() if k != "lora"}, base
+    )
+    final = open_checkpoint(tmp_path / "lora").params()
+    query = ("expert", "layer_0", "query", "kernel")
+    moved = [tree[query[0]][query[1]][query[2]][query[3]] for tree in (final, base)]
+    assert np.abs(np.asarray(moved[0]) - np.asarray(moved[1])).max() > 0
+    np.testing.assert_array_equal(final["embedding"], base["embedding"])
+
+
+def test_bad_configurations_are_named(dataset):
+    with pytest.raises(ConfigError, match=r"data\.dataset is empty"):
+        build(get_config("tiny"))
+    for changes, message in (
+        ({"data.cameras": "depth"}, "depth"),
+        ({"data.statistics": "none"}, r"data\.statistics: unknown kind"),
+        ({"model.prompt_length": 8}, "model.prompt_length"),
+        ({"data.validation_share": 1.0}, "cannot be held out"),
+    ):
+        with pytest.raises((ConfigError, ValueError), match=message):
+            build(tiny(dataset, **changes))
+
+
+if __name__ == "__main__":
+    testing.main()

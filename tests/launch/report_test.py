@@ -1,0 +1,52 @@
+"""Tests of launch.report."""
+
+import json
+
+import pytest
+from absl.testing import flagsaver
+
+from attn_jax.core.errors import ConfigError
+from launch import report
+from tests import testing
+from tests.viz import canvas_runs
+
+
+def _report(*flags):
+    return testing.run_python("-m", "launch.report", *flags)
+
+
+def test_the_launcher_writes_page_and_twin(tmp_path):
+    canvas_runs.write(canvas_runs.run(attention_layers=1), tmp_path / "eval", tmp_path / "train")
+    done = _report(
+        f"--evaluation={tmp_path / 'eval'}",
+        f"--train={tmp_path / 'train'}",
+        f"--output={tmp_path / 'out.html'}",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "out.html") in done.stdout
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["verdict"] == "good"
+    numbers = json.loads((tmp_path / "out.json").read_text())
+    assert numbers["skill"] == canvas_runs.evaluation()["skill"]
+    assert (tmp_path / "out.html").stat().st_size < 2_000_000
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path):
+    done = _report("--evaluation=nowhere", "--train=nowhere", f"--output={tmp_path / 'out.html'}")
+    assert done.returncode == 2
+    assert "nowhere/evaluation.json: file is missing" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.html").exists()
+
+
+def test_every_folder_must_be_named():
+    with (
+        flagsaver.as_parsed(evaluation="x", train="y", output=""),
+        pytest.raises(ConfigError, match=r"--output is required\. It means: HTML"),
+    ):
+        report.main()
+
+
+if __name__ == "__main__":
+    testing.main()

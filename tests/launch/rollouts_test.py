@@ -1,0 +1,174 @@
+"""Rollouts: episodes that do not depend on their batch, records that end when an episode does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from attn_jax.core.errors import ConfigError
+from attn_jax.data.episodes import episode_folder, read_episode
+from attn_jax.policies.policy import load_policy
+from attn_jax.policies.recorder import OUTCOME
+from attn_jax.probe.select import Selection
+from attn_jax.probe.store import RecordReader
+from attn_jax.probe.verify import verify
+from attn_jax.viz.video import read_frames, read_info
+from launch import rollouts
+from launch.rollouts import Settings, plan_jobs, run_rollouts
+from tests import testing
+from tests.policies import checkpoints
+from tests.robots.point_env import SIZE, PointEnv
+
+testing.require_module("tokenizers")
+pytestmark = [pytest.mark.bridge]
+
+SELECTION = Selection.parse("layers=all;streams=suffix;reduce=full,group_mass;dtype=float32")
+JOBS = plan_jobs(PointEnv.tasks, episodes=2, seed=10)  # 2 or 3 steps; 2 actions a prediction
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    folder = checkpoints.write_checkpoint(tmp_path_factory.mktemp("policy") / "checkpoint")
+    return load_policy(folder, capture=SELECTION)
+
+
+@pytest.fixture(scope="module")
+def single(policy, tmp_path_factory):
+    run = tmp_path_factory.mktemp("single")
+    info = run_rollouts(policy, PointEnv, JOBS, Settings(run, source="points"))
+    return run, info
+
+
+def test_calls_stand_at_the_steps_of_predictions(single):
+    run, _ = single
+    for job in JOBS:
+        steps = 2 + job.seed % 5
+        expected = [*range(0, steps, 2)]
+        reader = RecordReader(run, job.number)
+        assert list(reader.env_step) == expected and reader.complete
+        assert reader.info["success"] == (job.seed % 2 == 0)
+        episode = read_episode(episode_folder(run, job.number))
+        assert episode.env_step.tolist() == expected and episode.prompt == job.task.name
+        assert episode.roles == {"point": "target"} and episode.masks["front"].any()
+        assert episode.info["geometry"] == PointEnv.geometry and episode.info["source"] == "points"
+    assert verify(run).ok
+
+
+def test_videos_show_the_observation_before_every_action(single):
+    run, _ = single
+    job = JOBS[1]
+    video = run / "videos" / "points_0" / "eval_episode_00001.mp4"
+    found = read_info(video)
+    assert found.num_frames == 2 + job.seed % 5 and found.fps == 10
+    assert found.size == (SIZE[0], 2 * SIZE[1])
+    episode = read_episode(episode_folder(run, job.number))
+    frames = list(read_frames(video))
+    panels = episode.info["video"]["panels"]
+    assert panels == {"front": [0, 0, *SIZE], "wrist": [0, SIZE[1], *SIZE]}
+    left, right = np.split(frames[0].astype(int), 2, axis=1)
+    picture = episode.images["front"][0].astype(int)
+    assert np.abs(left - picture).mean() < np.abs(left - picture[::-1, ::-1]).mean() / 2
+    assert np.abs(right - picture[::-1, ::-1]).mean() < np.abs(right - picture).mean() / 2
+
+
+def test_eval_info_has_the_keys_of_lerobot(single):
+    run, info = single
+    assert json.loads((run / rollouts.EVAL_INFO).read_text()) == info
+    overall = info["overall"]
+    assert overall["n_episodes"] == 4 and overall["pc_success"] == 50.0
+    assert overall["avg_sum_reward"] == overall["avg_max_reward"] == 0.5
+    assert overall["eval_s"] > 0 and overall["eval_ep_s"] > 0 and len(overall["video_paths"]) == 4
+    assert set(info) == {"per_task", "per_group", "overall"}
+    assert [(t["task_group"], t["task_id"]) for t in info["per_task"]] == [
+        ("points", 0),
+        ("points", 1),
+    ]
+    assert info["per_task"][0]["metrics"]["successes"] == [True, False]
+    assert info["per_group"]["points"]["n_episodes"] == 4
+
+
+def test_an_episode_does_not_depend_on_its_batch(single, policy, tmp_path):
+    run_rollouts(policy, PointEnv, JOBS, Settings(tmp_path, n_envs=3, source="points"))
+    for job in JOBS:
+        one, three = (RecordReader(run, job.number) for run in (single[0], tmp_path))
+        assert one.env_step == three.env_step and one.names == three.names
+        for name in one.names:
+            first, second = one.record(name), three.record(name)
+            assert first.layout == second.layout and first.call_layouts == second.call_layouts
+            np.testing.assert_allclose(first.values[:], second.values[:], atol=1e-5)
+        first, second = (read_episode(f.folder) for f in (one, three))
+        np.testing.assert_array_equal(first.images["front"], second.images["front"])
+        np.testing.assert_allclose(first.actions, second.actions, atol=1e-5)
+        sizes = [
+            sum(f.stat().st_size for f in reader.folder.rglob("*") if f.is_file())
+            for reader in (one, three)
+        ]
+        assert abs(sizes[0] - sizes[1]) < 0.01 * sizes[0]
+
+
+def test_finished_episodes_are_not_run_again(single, policy, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(single[0], run)
+    # As a killed process leaves it: committed calls, no outcome.
+    (episode_folder(run, 2) / OUTCOME).unlink()
+    shutil.rmtree(episode_folder(run, 3))
+    made = []
+
+    def make():
+        made.append(PointEnv())
+        return made[-1]
+
+    info = run_rollouts(policy, make, JOBS, Settings(run, source="points"))
+    assert [env.resets for env in made] == [
+        [("place it on the plate", 10, 0), ("place it on the plate", 11, 1)]
+    ]
+    assert made[0].closed and info["overall"]["n_episodes"] == 4
+    again, before = RecordReader(run, 2), RecordReader(single[0], 2)
+    np.testing.assert_array_equal(
+        again.record("suffix").values[:], before.record("suffix").values[:]
+    )
+    others = [dataclasses.replace(job, seed=job.seed + 1) for job in JOBS]
+    with pytest.raises(ConfigError, match="another task or seed"):
+        run_rollouts(policy, make, others, Settings(run))
+
+
+def test_a_failing_environment_leaves_the_episode_unfinished(policy, tmp_path):
+    class Broken(PointEnv):
+        def step(self, action):
+            if self._step:
+                raise OSError("the simulator is gone")
+            return super().step(action)
+
+    made = []
+
+    def make():
+        made.append(Broken())
+        return made[-1]
+
+    with pytest.raises(OSError, match="gone"):
+        run_rollouts(policy, make, JOBS, Settings(tmp_path, n_envs=2))
+    assert all(env.closed for env in made)
+    assert not list(tmp_path.glob(f"episodes/*/{OUTCOME}"))
+    assert not list(tmp_path.glob("videos/*/*.mp4"))
+    assert RecordReader(tmp_path, 0).num_calls == 1
+
+
+def test_every_nth_call_and_a_limit_of_steps(policy, tmp_path):
+    sparse = load_policy(
+        policy.description.folder, capture=dataclasses.replace(SELECTION, every_n=2)
+    )
+    jobs = plan_jobs(PointEnv.tasks[:1], episodes=1, seed=14)  # 6 steps
+    settings = Settings(tmp_path, max_steps=5, video=False, masks=False)
+    info = run_rollouts(sparse, PointEnv, jobs, settings)
+    assert RecordReader(tmp_path, 0).env_step == (0, 4)
+    episode = read_episode(episode_folder(tmp_path, 0))
+    assert episode.env_step.tolist() == [0, 2, 4] and not episode.masks
+    assert info["overall"]["video_paths"] == [] and info["overall"]["pc_success"] == 0
+
+
+if __name__ == "__main__":
+    testing.main()

@@ -1,0 +1,36 @@
+"""A tiny checkpoint from rollouts to the report, as one command."""
+
+import json
+
+import pytest
+
+from tests import testing
+from tests.policies import checkpoints
+
+pytestmark = pytest.mark.slow
+
+
+def test_from_a_checkpoint_to_a_report(tmp_path):
+    checkpoint = checkpoints.write_checkpoint(
+        tmp_path / "checkpoint", cameras=("front", "wrist"), state=7, action=7
+    )
+    flags = (
+        f"--checkpoint={checkpoint}", "--env=tabletop,size=32", f"--workdir={tmp_path / 'study'}",
+        "--trials=2", "--n_envs=2", "--max_steps=4",
+        "--hypotheses=configs/analysis/all.py:lenient,tiny",
+    )  # fmt: skip
+    done = testing.run_python("-m", "launch.study", *flags)
+    assert done.returncode == 0, done.stderr
+    assert f"report: {tmp_path / 'study' / 'report.html'}" in done.stdout
+    numbers = json.loads((tmp_path / "study" / "report.json").read_text())
+    assert numbers["summary"]["episodes"] == 2
+    families = {test["family"] for test in numbers["tests"]}
+    assert {"target_lift", "prompt_moves_attention", "budget_by_outcome", "fidelity"} <= families
+    variants = tmp_path / "study" / "run" / "variants"
+    assert {folder.name for folder in variants.iterdir()} >= {"noise_1", "other_object"}
+    refused = testing.run_python("-m", "launch.study", *flags, "--seed=5")
+    assert refused.returncode == 2 and "other settings" in refused.stderr
+
+
+if __name__ == "__main__":
+    testing.main()

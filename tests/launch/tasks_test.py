@@ -1,0 +1,85 @@
+"""From configuration to task: data, splits, errors before long work."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from attn_jax.core.errors import ConfigError, SessionError
+from attn_jax.data.parts import Part
+from attn_jax.data.session_writer import SessionWriter
+from configs import canvas as canvas_config
+from launch import tasks
+from robots.record import record
+from robots.selectors import random_duration
+from robots.toroidal_dot import DotConfig, ToroidalDot
+from tests import testing
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sessions") / "dot"
+    robot = ToroidalDot(DotConfig.of_size(64), seed=3)
+    with SessionWriter(path, action_space=robot.action_space, robot_type="ToroidalDot") as writer:
+        record(robot, random_duration(1, 3, seed=3), writer, num_observations=40)
+    return path
+
+
+def tiny(session) -> canvas_config.ml_collections.ConfigDict:
+    config = canvas_config.get_config("size=64,tiny")
+    config.data.sessions = str(session)
+    return config
+
+
+def test_built_task_takes_its_own_batches(session):
+    built = tasks.build(tiny(session))
+    batch = next(built.data)
+    params = built.task.init(jax.random.key(0))
+    loss, aux = built.task.loss(params, batch, jax.random.key(1))
+    assert np.isfinite(loss)
+    assert aux.per_sample.shape == (4,)
+    assert built.metadata["family"] == "canvas"
+    assert built.metadata["model"]["geometry"]["frame_size"] == (64, 64)
+    metrics = built.task.evaluations["validation"](params)
+    assert f"validation/{next(iter(metrics))}" == built.best[0]
+    assert metrics["canvases"] == built.metadata["validation_canvases"]
+    built.data.close()
+
+
+def test_training_and_validation_share_no_frame(session):
+    train, held_out = tasks.hold_out(Part("dot", session), 0.15)
+    assert (train.start, train.stop, held_out.start, held_out.stop) == (0, 34, 34, 40)
+    built = tasks.build(tiny(session))
+    assert built.metadata["train_canvases"] == 32
+    assert built.metadata["validation_canvases"] == 4
+    built.data.close()
+
+
+def test_bad_configurations_are_named_before_anything_is_built(session, tmp_path):
+    config = tiny(session)
+    config.task = "chess"
+    with pytest.raises(ConfigError, match=r"unknown task 'chess'.*canvas"):
+        tasks.build(config)
+    with pytest.raises(ConfigError, match=r"data.sessions is empty.*--config.data.sessions"):
+        tasks.build(canvas_config.get_config("size=64,tiny"))
+    with pytest.raises(SessionError, match="no such session"):
+        tasks.build(tiny(tmp_path / "nowhere"))
+    config = tiny(session)
+    config.data.validation_share = 1.5
+    with pytest.raises(ConfigError, match="validation_share"):
+        tasks.build(config)
+    config = tiny(session)
+    config.loss.mask_ratio_min = 0.01
+    with pytest.raises(ConfigError, match="masks none of the 16 target patches"):
+        tasks.build(config)
+    config = tiny(session)
+    config.model.patch = 48
+    with pytest.raises(
+        ConfigError, match="canvas height 64 is not a multiple of the patch size 48"
+    ):
+        tasks.build(config)
+
+
+if __name__ == "__main__":
+    testing.main()

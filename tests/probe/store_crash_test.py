@@ -1,0 +1,171 @@
+"""The store when something fails: bad values, full disks, kills, and what a resume makes of it."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from attn_jax.core.errors import RecordError
+from attn_jax.probe import arrays
+from attn_jax.probe.schema import episode_folder
+from attn_jax.probe.store import RecordReader, RecordWriter
+from tests import testing
+from tests.probe.fake_records import call, expected, maps, write
+
+
+def test_bad_values_surface_and_nothing_after_them_is_committed(tmp_path):
+    writer = RecordWriter(tmp_path)
+    writer.append(call(0), env_step=0)
+    bad = call(1)
+    bad["suffix"].values[0, 0, 0, 0, 0, 0] = np.nan
+    writer.append(bad, env_step=10)
+    with pytest.raises(RecordError, match="suffix, call 1: attention has NaN"):
+        writer.flush()
+    with pytest.raises(RecordError, match="NaN"):
+        writer.append(call(2), env_step=20)
+    with pytest.raises(RecordError, match="NaN"):
+        writer.close()
+    reader = RecordReader(tmp_path)
+    assert reader.num_calls == 1 and not reader.complete
+    np.testing.assert_allclose(np.asarray(reader.record("suffix").values), maps(0), atol=1e-3)
+
+
+def test_a_queued_call_after_a_failed_one_leaves_no_gap(tmp_path, monkeypatch):
+    gate = threading.Event()
+    real = arrays.write_call
+
+    def held(*arguments):
+        assert gate.wait(60)
+        return real(*arguments)
+
+    monkeypatch.setattr(arrays, "write_call", held)
+    writer = RecordWriter(tmp_path)
+    bad = call(1)
+    bad["suffix"].values[0, 0, 0, 0, 0, 0] = 2
+    for number, records in enumerate((call(0), bad, call(2))):
+        writer.append(records, env_step=number)
+    gate.set()
+    with pytest.raises(RecordError, match="suffix, call 1: values from 0 to 2"):
+        writer.close()
+    assert RecordReader(tmp_path).num_calls == 1
+
+
+def test_resume_goes_on_after_the_last_committed_call(tmp_path):
+    with pytest.raises(KeyboardInterrupt), RecordWriter(tmp_path) as writer:
+        writer.append(call(0), env_step=0)
+        writer.append(call(1), env_step=10)
+        raise KeyboardInterrupt
+    folder = episode_folder(tmp_path, 0)
+    # a call whose files are there but whose commit is not, and a torn commit
+    half = arrays.shard_path(folder / "suffix" / "values", 2, 6)
+    half.write_bytes(b"half")
+    arrays.shard_path(folder / "suffix" / "values", 3, 6).write_bytes(b"later")
+    half.with_name(half.name + ".__lock").write_bytes(b"")
+    with (folder / "commits.jsonl").open("a") as log:
+        log.write('{"call": 2, "env_')
+    reader = RecordReader(tmp_path)
+    assert reader.num_calls == 2 and reader.torn and not reader.complete
+    np.testing.assert_allclose(np.asarray(reader.record("suffix").values), expected(2), atol=1e-3)
+    with RecordWriter(tmp_path) as writer:
+        assert writer.num_calls == 2
+        writer.append(call(2), env_step=20)
+    write(tmp_path / "whole")
+    whole = episode_folder(tmp_path / "whole", 0)
+    names = [sorted(f.relative_to(top) for f in top.rglob("*")) for top in (whole, folder)]
+    assert names[0] == names[1]
+    for file in sorted(whole.rglob("*")):
+        if file.is_file() and file.name != "meta.json":
+            assert (folder / file.relative_to(whole)).read_bytes() == file.read_bytes(), file
+
+
+def test_an_attempt_without_commits_is_started_afresh(tmp_path):
+    folder = episode_folder(tmp_path, 0)
+    arrays.create(folder / "suffix" / "values", "float32", (1, 1, 1, 2, 2))
+    (folder / "suffix" / "zarr.json").write_text("{}")
+    write(tmp_path)
+    assert RecordReader(tmp_path).num_calls == 3
+
+
+def test_full_disk_keeps_what_was_committed(tmp_path):
+    out = testing.run_script(
+        """
+        import pathlib, resource, sys
+        import numpy as np
+        from attn_jax.core.errors import DiskFullError
+        from attn_jax.core.layout import TokenGroup, TokenLayout
+        from attn_jax.core.record import AttentionRecord
+        from attn_jax.probe.store import RecordReader, RecordWriter
+
+        layout = TokenLayout(64, (TokenGroup("image", tuple(range(64)), grid=(8, 8)),))
+        def call():
+            p = np.random.default_rng(0).random((1, 1, 1, 2, 64, 64)).astype(np.float32)
+            return [AttentionRecord("s", p / p.sum(-1, keepdims=True), layout, (0,), (0, 1))]
+
+        writer = RecordWriter(sys.argv[1])
+        writer.append(call(), env_step=0)
+        writer.flush()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+        for step in range(3):
+            try:
+                writer.append(call(), env_step=1)
+                writer.flush()
+            except DiskFullError as error:
+                print("full:", error)
+        writer.abort()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        assert RecordReader(sys.argv[1]).num_calls == 1
+        with RecordWriter(sys.argv[1]) as again:
+            again.append(call(), env_step=1)
+        print("calls", RecordReader(sys.argv[1]).num_calls)
+        """,
+        str(tmp_path),
+    )
+    assert out.count("full:") == 3 and "every committed call stays readable" in out
+    assert "calls 2" in out
+
+
+KILLED = """
+import sys
+from tests import conftest
+from tests.probe import fake_records
+from attn_jax.probe.store import RecordWriter
+writer = RecordWriter(sys.argv[1])
+number = writer.num_calls
+while True:
+    writer.append(fake_records.call(number), env_step=10 * number)
+    number += 1
+    print(writer.num_committed, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_kill_loses_only_what_was_queued(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env=testing.child_environment(),
+        cwd=testing.ROOT,
+        text=True,
+    )
+    with child:
+        assert child.stdout is not None
+        said = 0
+        while said < 5:
+            said = int(child.stdout.readline())
+        child.kill()
+    reader = RecordReader(tmp_path)
+    assert reader.num_calls >= said and not reader.complete
+    assert reader.env_step == tuple(10 * n for n in range(reader.num_calls))
+    np.testing.assert_allclose(
+        np.asarray(reader.record("suffix").values), expected(reader.num_calls), atol=1e-3
+    )
+    with RecordWriter(tmp_path) as writer:
+        assert writer.num_calls == reader.num_calls
+        writer.append(call(writer.num_calls), env_step=10 * writer.num_calls)
+    assert RecordReader(tmp_path).complete
+
+
+if __name__ == "__main__":
+    testing.main()

@@ -1,0 +1,70 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attn_jax.core.errors import ConfigError, SessionError
+from robots.tabletop.demonstrations import TabletopConfig, demonstrations
+from robots.tabletop.record import read_episodes, read_masks, record
+from tests import testing
+
+SMALL = TabletopConfig(size=8)
+
+
+def test_dataset_masks_and_notes(tmp_path):
+    summary = record(SMALL, tmp_path / "d", seed=7, episodes=3)
+    expected = list(demonstrations(SMALL, range(7, 10)))
+    assert (summary.episodes, summary.attempts, summary.successes) == (3, 3, 3)
+    assert summary.frames == sum(demo.info["length"] for demo in expected)
+    notes = read_episodes(tmp_path / "d")
+    assert notes == [{"episode_index": i, **demo.info} for i, demo in enumerate(expected)]
+    rows = pd.read_parquet(tmp_path / "d/meta/episodes/chunk-000/file-000.parquet")
+    assert rows["seed"].tolist() == [7, 8, 9] and rows["success"].all()
+    assert [list(tasks) for tasks in rows["tasks"]] == [[note["prompt"]] for note in notes]
+    for index, demo in enumerate(expected):
+        masks = read_masks(tmp_path / "d", index)
+        assert masks.keys() == demo.masks.keys()
+        assert all(np.array_equal(masks[camera], demo.masks[camera]) for camera in masks)
+    info = json.loads((tmp_path / "d/meta/info.json").read_text())
+    assert info["robot_type"] == "tabletop" and info["fps"] == 10
+    assert list(info["features"])[:2] == ["observation.images.front", "observation.images.wrist"]
+
+
+def test_failures_are_flagged_or_dropped(tmp_path):
+    hasty = TabletopConfig(size=8, max_steps=24)
+    kept = record(hasty, tmp_path / "kept", seed=0, episodes=8)
+    flags = [note["success"] for note in read_episodes(tmp_path / "kept")]
+    assert kept.episodes == 8 and 0 < sum(flags) == kept.successes < 8
+    dropped = record(hasty, tmp_path / "dropped", seed=0, episodes=8, keep_failures=False)
+    notes = read_episodes(tmp_path / "dropped")
+    assert dropped.episodes == len(notes) == kept.successes and dropped.attempts == 8
+    assert [note["episode_index"] for note in notes] == list(range(len(notes)))
+    assert [note["seed"] for note in notes] == [seed for seed in range(8) if flags[seed]]
+
+
+def test_without_masks(tmp_path):
+    record(SMALL, tmp_path / "d", seed=0, episodes=1, masks=False)
+    with pytest.raises(ConfigError, match="no masks"):
+        read_masks(tmp_path / "d", 0)
+    with pytest.raises(ConfigError, match="missing"):
+        read_episodes(tmp_path)
+
+
+@pytest.mark.parametrize("fields", [{"episodes": 0}, {"seed": -1}, {"jobs": 0}, {"storage": "gif"}])
+def test_bad_settings_leave_nothing(tmp_path, fields):
+    with pytest.raises(ConfigError):
+        record(SMALL, tmp_path / "d", **({"seed": 0, "episodes": 1} | fields))
+    assert not (tmp_path / "d").exists()
+
+
+def test_an_existing_dataset_is_refused(tmp_path):
+    record(SMALL, tmp_path / "d", seed=0, episodes=1)
+    before = (tmp_path / "d/episodes.jsonl").read_bytes()
+    with pytest.raises(SessionError, match="already holds a dataset"):
+        record(SMALL, tmp_path / "d", seed=1, episodes=1)
+    assert (tmp_path / "d/episodes.jsonl").read_bytes() == before
+
+
+if __name__ == "__main__":
+    testing.main()

@@ -1,0 +1,31 @@
+"""The tabletop as rollouts drive it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robots.interface import PolicyEnv
+from robots.tabletop.rollouts import TabletopRollouts
+from tests import testing
+
+
+def test_the_protocol():
+    env = TabletopRollouts("pick", size=32, max_steps=2)
+    assert isinstance(env, PolicyEnv) and env.fps == 10
+    prompt = env.reset(env.tasks[0], seed=3, episode=0)
+    view, objects = env.view(), env.objects()
+    assert {c: p.shape for c, p in view.images.items()} == dict.fromkeys(env.geometry, (32, 32, 3))
+    target = next(name for name, role in objects.roles.items() if role == "target")
+    assert env.other_prompts and all(target not in other for other in env.other_prompts)
+    assert target in prompt and view.state.dtype == np.float32
+    mask = objects.masks["front"][objects.names.index(target)]
+    assert mask.shape == (32, 32) and mask.any() and not mask.all()
+    first, second = (env.step(np.zeros(7, np.float32)) for _ in range(2))
+    assert not first.done and second.done and not second.success
+    assert env.reset(env.tasks[0], seed=3, episode=1) == prompt
+    np.testing.assert_array_equal(env.view().images["front"], view.images["front"])
+    env.close()
+
+
+if __name__ == "__main__":
+    testing.main()

@@ -1,0 +1,96 @@
+"""From `config.train` to values."""
+
+import pytest
+
+from attn_jax.core.errors import ConfigError
+from attn_jax.train import config as config_lib
+from attn_jax.train.optim import OptimConfig
+from attn_jax.train.settings import LoopConfig
+from attn_jax.train.stopping import Divergence, Plateau, Seconds, Steps, StopFile, Target
+from configs import pi05
+from tests import testing
+
+BEST = ("val/mse", "min")
+
+
+def test_defaults_are_the_defaults_of_the_values():
+    train = config_lib.default_train_config()
+    assert config_lib.optim_config(train) == OptimConfig()
+    loop = config_lib.loop_config(train, BEST)
+    assert loop == LoopConfig(best_metric="val/mse", total_steps=1000)
+    until = config_lib.until(train, BEST, "stop")
+    assert until.conditions == (Steps(1000), StopFile("stop"))
+
+
+def test_every_limit():
+    train = config_lib.default_train_config()
+    train.steps = 0
+    train.seconds = 2.5
+    train.seconds_clock = "wall"
+    train.stop.target_enabled = train.stop.divergence_enabled = train.stop.plateau_enabled = True
+    train.stop.target = 0.5
+    train.stop.plateau.patience = 3
+    until = config_lib.until(train, BEST, "stop")
+    assert until.conditions == (
+        Seconds(2.5, "wall"),
+        Target("val/mse", 0.5, "min"),
+        Divergence("val/mse"),
+        Plateau("val/mse", patience=3),
+        StopFile("stop"),
+    )
+    train.stop.metric = "val/hybrid"
+    assert config_lib.until(train, BEST, "stop").conditions[3].metric == "val/hybrid"
+
+
+def test_a_stop_file_alone_does_not_end_a_run():
+    train = config_lib.default_train_config()
+    train.steps = 0
+    with pytest.raises(ConfigError, match="nothing ends"):
+        config_lib.until(train, BEST, "stop")
+
+
+def test_the_cosine_ends_with_the_run_unless_said_otherwise():
+    train = config_lib.default_train_config()
+    config_lib.resolve(train)
+    assert train.optim.decay_steps == 0
+    train.optim.schedule = "cosine"
+    config_lib.resolve(train)
+    assert train.optim.decay_steps == 1000
+    train.steps = 2000
+    config_lib.resolve(train)
+    assert config_lib.optim_config(train).decay_steps == 1000
+    train.optim.decay_steps = train.steps = 0
+    with pytest.raises(ConfigError, match="decay_steps"):
+        config_lib.resolve(train)
+
+
+def test_zero_switches_clipping_off():
+    train = config_lib.default_train_config()
+    train.optim.clip_norm = 0.0
+    assert config_lib.optim_config(train).clip_norm is None
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", None), ("on", True), ("off", False)])
+def test_progress(text, value):
+    train = config_lib.default_train_config()
+    train.progress = text
+    assert config_lib.loop_config(train, BEST).progress is value
+    train.progress = "maybe"
+    with pytest.raises(ConfigError, match="progress"):
+        config_lib.loop_config(train, BEST)
+
+
+def test_fields_that_may_change_exist():
+    config = {
+        "train": config_lib.default_train_config().to_dict(),
+        "distributed": config_lib.default_distributed_config().to_dict(),
+        "export": pi05.get_config("tiny").export.to_dict(),  # of the families that export
+    }
+    for field in config_lib.MAY_CHANGE:
+        at = config
+        for name in field.split("."):
+            at = at[name]
+
+
+if __name__ == "__main__":
+    testing.main()

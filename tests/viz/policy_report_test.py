@@ -1,0 +1,111 @@
+"""Tests of attn_jax.viz.policy_report."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attn_jax.analysis import tables
+from attn_jax.analysis.aggregate import Family, aggregate
+from attn_jax.viz.policy_report import PolicyRun, build_policy_report, question, success_rates
+from attn_jax.viz.report import Table, Text, render, twin
+from tests import testing
+
+FAMILIES = (
+    Family("target_lift", "h1_1", ("lift_picture",), test="above", reference=1.0),
+    Family("objects_by_outcome", "h1_1", ("lift_picture",)),
+)
+
+
+def run_of(**changes):
+    """Ten episodes that look at the target in layer 1 and not in layer 0, whatever the outcome."""
+    rng = np.random.default_rng(0)
+    lines = [
+        {
+            "episode": f"episode_{number:05d}",
+            "outcome": "success" if number < 5 else "failure",
+            "hypothesis": "h1_1",
+            "metric": "lift_picture",
+            "query": "action",
+            "layer": layer,
+            "head": -1,
+            "camera": "wrist",
+            "object": "cube",
+            "role": "target",
+            "value": 1 + layer + 0.1 * rng.normal(),
+        }
+        for number in range(10)
+        for layer in (0, 1)
+    ]
+    rows = pd.DataFrame(lines).reindex(columns=list(tables.COLUMNS)).fillna({"kind": ""})
+    rows[["variant", "kind"]] = ""
+    table = aggregate(rows, FAMILIES, seed=0, resamples=199)
+    notes = {name: {"power_note": "too few"} for name in ("target_lift", "objects_by_outcome")}
+    made = {
+        "table": table,
+        "rows": rows,
+        "summary": {"episodes": 10, "families": notes, "left_out": {"fidelity": "h1 was not run"}},
+        "heads": {},
+        "outcomes": [{"task": "pick", "success": n < 5, "steps": 20 + n} for n in range(10)],
+        "facts": {"episodes": 10},
+        "provenance": {"seed": 0, "packages": {"jax": "1"}},
+    }
+    return PolicyRun(**(made | changes))
+
+
+@pytest.fixture(scope="module")
+def report():
+    return build_policy_report(run_of())
+
+
+def section(report, name):
+    return next(s for s in report.sections if s.name == name)
+
+
+def test_main_table_has_the_clearest_test_of_every_question(report):
+    table, open_, left_out = section(report, "answers").blocks
+    assert isinstance(table, Table)
+    by_title = {row[0]: row for row in table.rows}
+    lift = by_title[question("target_lift").title]
+    assert lift[1:4] == ("1 of 2", "layer 1", 10) and abs(lift[4] - 1) < 0.1 and lift[6] < 1e-6
+    assert by_title[question("objects_by_outcome").title][1] == "0 of 2"
+    assert question("objects_by_outcome").title in open_.paragraphs[0]
+    assert question("target_lift").title not in open_.paragraphs[0]
+    assert "fidelity: h1 was not run" in left_out.paragraphs[0]
+
+
+def test_families_and_pictures(report):
+    family = section(report, "target-lift")
+    table = next(block for block in family.blocks if isinstance(block, Table))
+    assert [row[0] for row in table.rows] == ["layer 1", "layer 0"]
+    html = render(report)
+    for words in ("lift-action", "effects-target-lift", "outcomes"):
+        assert words in str(twin(report)), words
+    assert "packages.jax" in html and "Wilson" in html
+
+
+def test_success_rates_are_wilson():
+    outcomes = [{"task": "a", "success": n < 8, "steps": n} for n in range(10)]
+    rates = success_rates([*outcomes, {"task": "b", "success": None}])
+    # Wilson's interval of 8 in 10 at 95 %.
+    assert set(rates) == {"a"} and rates["a"]["rate"] == 0.8 and rates["a"]["median_steps"] == 3.5
+    np.testing.assert_allclose([rates["a"]["low"], rates["a"]["high"]], [0.4902, 0.9433], atol=1e-4)
+    both = success_rates([*outcomes, {"task": "b", "success": True, "steps": None}])
+    assert set(both) == {"a", "b", "all"} and both["all"]["episodes"] == 11
+    assert success_rates([]) == {}
+
+
+def test_without_an_analysis_the_report_shows_success():
+    report = build_policy_report(run_of(table=None, rows=None))
+    names = [s.name for s in report.sections]
+    assert names == ["success", "set-up", "provenance"]
+    unknown = build_policy_report(run_of(table=None, rows=None, outcomes=()))
+    assert isinstance(unknown.sections[0].blocks[0], Text)
+    render(unknown)
+
+
+def test_unknown_families_ask_by_their_name():
+    assert question("my_own").title == "My own"
+
+
+if __name__ == "__main__":
+    testing.main()
