@@ -6,7 +6,7 @@ Reads files only, so it runs where neither the model nor the data is. Of a canva
 
 Of a policy that was run over episodes, with what launch.aggregate found where that is given:
 
-    python -m launch.report --run=RUN [--aggregate=AGG] [--rollout_run=ROLLOUTS] --output=report.html
+    python -m launch.report --run=RUN [--aggregate=AGG] [--rollout_run=ROLLOUTS] --output=page.html
 """
 
 from __future__ import annotations

@@ -85,5 +85,13 @@ def test_no_file_is_too_long():
     assert long == {}
 
 
+def test_all_launchers_can_be_imported_together():
+    # absl refuses a flag defined twice; launchers import one another, and tests import many.
+    names = [name for name in MODULES if name.startswith("launch.")]
+    assert "launch.study" in names
+    done = testing.run_python("-c", f"import {', '.join(names)}")
+    assert done.returncode == 0, done.stderr
+
+
 if __name__ == "__main__":
     testing.main()
