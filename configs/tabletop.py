@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if arg.task not in _TASKS:
         raise ConfigError(f"unknown task {arg.task!r}", fix=f"Use one of {', '.join(_TASKS)}")
     config = ml_collections.ConfigDict()
-    # Episode i is the environment's seed + i.
+    # Scene i is that of the environment's seed + i; an episode each, but with every_target.
     config.seed = 0
     config.episodes = 2 if arg.tiny else 200
     # Processes; -1 is one per core. The dataset does not depend on it.
@@ -45,8 +45,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         # Default is the task's.
         "max_steps": config_dict.placeholder(int),
     }
-    # Disturbs what the expert does, not what is recorded; in units of actions.
-    config.expert = {"noise": 0.1}
+    config.expert = {
+        # Disturbs what the expert does, not what is recorded; in units of actions.
+        "noise": 0.1,
+        # Demonstrate each scene once for every thing that could be meant.
+        "every_target": False,
+    }
     config.dataset = {
         # image (PNG, lossless) or video (H.264)
         "storage": "image",

@@ -71,6 +71,7 @@ def record_demonstrations(
         shadows=robot.shadows,
         max_steps=robot.max_steps,
         noise=config.expert.noise,
+        every_target=config.expert.every_target,
     )
     summary = tabletop.record(
         settings,

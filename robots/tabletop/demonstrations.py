@@ -37,6 +37,8 @@ class TabletopConfig:
       noise: standard deviation of the Gaussian noise that is added to the expert's translation and
         turn when they are carried out, in units of actions. What is recorded is the expert's own
         action, so that the data show how errors are put right.
+      every_target: demonstrate each scene once for every thing in it that could be meant, so that
+        the prompt alone says which way to go.
 
     Raises:
       ConfigError: negative noise.
@@ -48,6 +50,7 @@ class TabletopConfig:
     shadows: bool = True
     max_steps: int | None = None
     noise: float = 0.1
+    every_target: bool = False
 
     def __post_init__(self):
         if not 0 <= self.noise < 1:
@@ -87,17 +90,23 @@ class Demonstration:
         return self.info["success"]
 
 
-def demonstrate(env: TabletopEnv, seed: int, noise: float = 0.0) -> Demonstration:
+def demonstrate(
+    env: TabletopEnv, seed: int, noise: float = 0.0, target: str | None = None
+) -> Demonstration:
     """Lets the expert act for one episode.
 
     Args:
       env: with the views images and masks.
       seed: of the scene, and of the noise.
       noise: see TabletopConfig.
+      target: name of the thing to ask for; None for the one that the scene was drawn with.
+
+    Raises:
+      ConfigError: the scene has no such thing that could be meant.
     """
     random = np.random.default_rng([seed, 1])
     expert = Expert(env)
-    observation, info = env.reset(seed=seed)
+    observation, info = env.reset(seed=seed, options={} if target is None else {"target": target})
     rows: list[dict[str, Any]] = []
     over = False
     while not over:
@@ -133,7 +142,10 @@ def demonstrate(env: TabletopEnv, seed: int, noise: float = 0.0) -> Demonstratio
 def demonstrations(
     config: TabletopConfig, seeds: Sequence[int], jobs: int = 1
 ) -> Iterator[Demonstration]:
-    """Demonstrations in the order of `seeds`; the same bytes for any number of processes."""
+    """Demonstrations in the order of `seeds`; the same bytes for any number of processes.
+
+    Under `config.every_target` a seed gives several, first the one that the scene was drawn with.
+    """
     batches = [seeds[i : i + _BATCH] for i in range(0, len(seeds), _BATCH)]
     if jobs == 1:
         results: Any = (_batch(config, batch) for batch in batches)
@@ -146,4 +158,11 @@ def demonstrations(
 
 def _batch(config: TabletopConfig, seeds: Sequence[int]) -> list[Demonstration]:
     env = config.make_env()
-    return [demonstrate(env, seed, config.noise) for seed in seeds]
+    demos = []
+    for seed in seeds:
+        demos.append(demonstrate(env, seed, config.noise))
+        if config.every_target:
+            drawn = next(thing.name for thing in env.scene.things if thing.role == "target")
+            others = [name for name in env.task.prompts(env.scene) if name != drawn]
+            demos += [demonstrate(env, seed, config.noise, target) for target in others]
+    return demos

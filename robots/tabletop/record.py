@@ -53,13 +53,13 @@ def record(
     keep_failures: bool = True,
     jobs: int = 1,
 ) -> RecordSummary:
-    """Records demonstrations; attempt i has the environment's seed `seed + i`.
+    """Records demonstrations; scene i has the environment's seed `seed + i`.
 
     Args:
       config: what is demonstrated.
       folder: of the dataset.
-      seed: of the first episode.
-      episodes: number of attempts.
+      seed: of the first scene.
+      episodes: number of scenes; as many attempts but under `config.every_target`.
       storage: "image" (PNG, lossless) or "video" (H.264).
       masks: write object masks.
       keep_failures: keep episodes without success, flagged; else leave them out.
@@ -84,12 +84,12 @@ def record(
         "observation.state": vector_feature(STATE_NAMES),
         "action": vector_feature(ACTION_NAMES),
     }
-    frames = kept = successes = 0
+    frames = kept = successes = attempts = 0
     with LeRobotWriter(folder, fps=FPS, features=features, robot_type="tabletop") as writer:
         (folder / MASK_FILE).parent.mkdir(parents=True, exist_ok=True)
         with (folder / EPISODES_FILE).open("w", encoding="utf-8") as log:
             seeds = range(seed, seed + episodes)
-            for attempt, demo in enumerate(demonstrations(config, seeds, jobs), start=1):
+            for demo in demonstrations(config, seeds, jobs):
                 if demo.success or keep_failures:
                     note = {"seed": demo.info["seed"], "success": demo.success}
                     index = writer.add_episode(demo.frames, demo.info["prompt"], note)
@@ -99,9 +99,10 @@ def record(
                     kept += 1
                     frames += demo.info["length"]
                 successes += demo.success
-                if attempt % _SAY_EVERY == 0:
-                    logging.info("%d of %d episodes, %d successes", attempt, episodes, successes)
-    return RecordSummary(kept, frames, successes, episodes)
+                attempts += 1
+                if attempts % _SAY_EVERY == 0:
+                    logging.info("%d episodes, %d successes", attempts, successes)
+    return RecordSummary(kept, frames, successes, attempts)
 
 
 def read_masks(folder: PathLike, episode: int) -> dict[str, np.ndarray]:

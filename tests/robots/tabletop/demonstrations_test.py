@@ -48,6 +48,21 @@ def test_noise_disturbs_the_states_and_not_the_first_action():
     assert not np.allclose(calm.frames["observation.state"][1], wild.frames["observation.state"][1])
 
 
+def test_every_target_is_asked_for_in_the_same_scene():
+    config = TabletopConfig(TaskConfig(distractors=2), size=8, every_target=True)
+    demos = list(demonstrations(config, [3, 4]))
+    assert [demo.info["seed"] for demo in demos] == [3, 3, 3, 4, 4, 4]
+    drawn = list(demonstrations(dataclasses.replace(config, every_target=False), [3, 4]))
+    for alone, group in zip(drawn, (demos[:3], demos[3:]), strict=True):
+        assert group[0].info == alone.info  # the drawn target comes first, unchanged
+        assert {demo.info["lifted"] for demo in group} == set(alone.info["objects"])
+        assert len({demo.info["prompt"] for demo in group}) == 3
+        for demo in group:
+            assert demo.info["lifted"] in demo.info["prompt"]
+            for key in ("observation.images.front", "observation.state"):
+                assert np.array_equal(demo.frames[key][0], alone.frames[key][0])
+
+
 def test_a_failure_is_called_one():
     config = TabletopConfig(size=8, max_steps=5)
     demo = next(demonstrations(config, [0]))

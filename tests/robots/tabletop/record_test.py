@@ -31,6 +31,13 @@ def test_dataset_masks_and_notes(tmp_path):
     assert list(info["features"])[:2] == ["observation.images.front", "observation.images.wrist"]
 
 
+def test_a_scene_gives_an_episode_for_every_target(tmp_path):
+    config = TabletopConfig(size=8, every_target=True)
+    summary = record(config, tmp_path / "d", seed=7, episodes=2)
+    assert (summary.episodes, summary.attempts) == (4, 4)
+    assert [note["seed"] for note in read_episodes(tmp_path / "d")] == [7, 7, 8, 8]
+
+
 def test_failures_are_flagged_or_dropped(tmp_path):
     hasty = TabletopConfig(size=8, max_steps=24)
     kept = record(hasty, tmp_path / "kept", seed=0, episodes=8)
