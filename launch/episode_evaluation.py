@@ -17,7 +17,6 @@ run again. Episodes that fail are named, the others are run, and the exit code i
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -37,7 +36,7 @@ from attn_jax.data.episodes import RECORDED, Episode, episode_folder, write_epis
 from attn_jax.data.prompts import Prompt, read_prompts
 from attn_jax.policies.observations import describe, prepare
 from attn_jax.policies.policy import Policy, with_weights
-from attn_jax.probe.schema import RUN, start_run
+from attn_jax.probe.schema import continue_run
 from attn_jax.probe.select import Selection
 from attn_jax.probe.store import RecordWriter
 from attn_jax.train.progress import ProgressBar
@@ -161,28 +160,9 @@ def prepare_run(settings: Settings, base: Selection | None, num_layers: int) -> 
             **variant.settings(),
         }
         provenance = {**settings.provenance, "recorded_episodes": mine}
-        path = folder / RUN
-        if not path.is_file():
-            start_run(folder, selection=selection, provenance=provenance)
-            continue
-        there = app.read_json(path)
-        wanted = {
-            "selection": None if selection is None else selection.to_json(),
-            "recorded_episodes": mine,
-            "checkpoint": provenance.get("checkpoint"),
-        }
-        found = {
-            "selection": there.get("selection"),
-            "recorded_episodes": (there.get("provenance") or {}).get("recorded_episodes"),
-            "checkpoint": (there.get("provenance") or {}).get("checkpoint"),
-        }
-        for name, value in wanted.items():
-            if found[name] != json.loads(json.dumps(value)):
-                raise ConfigError(
-                    f"was made with another {name}: {found[name]}, now {value}",
-                    where=path,
-                    fix="Continue with the same settings, or name another --workdir",
-                )
+        continue_run(
+            folder, ("recorded_episodes", "checkpoint"), selection=selection, provenance=provenance
+        )
 
 
 def evaluate_episodes(policy: Policy, source: EpisodeSource, settings: Settings) -> dict[str, Any]:

@@ -5,7 +5,8 @@ was done:
 
 - `intervention`: `set` (`high` or `control`), `camera`, `layer`, `fill`, `noise` (key of the run
   with the same noise and nothing hidden; empty for the base), `kind` (default `occlusion`).
-- `vqa`: `question`, `answer`, `expected` and `object` (asked about), which may be missing.
+- `vqa`: `question`, `answer` (a text, or one per call), and maybe `expected` and `object` (asked
+  about).
 - `rotation`: `degrees` (90, 180 or 270, counter-clockwise), `camera` (a name or a list of names);
   its pictures and masks are turned too.
 
@@ -126,14 +127,16 @@ def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
         raise RecordError(
             "no runs with questions",
             where=study.name,
-            fix="Ask a checkpoint with a text head, write answers to variants/ (docs/analysis.md)",
+            fix="Ask a checkpoint with a text head: launch.answer --run --questions",
         )
     for key, source in runs.items():
         facts = source.episode.info["vqa"]
         labels = {"variant": key, "kind": "vqa"}
         if facts.get("expected") is not None:
-            correct = plain(str(facts.get("answer", ""))) == plain(str(facts["expected"]))
-            yield tables.tidy(np.array(float(correct)), {}, metric="correct", **labels)
+            said = facts.get("answer", "")
+            given = [said] if isinstance(said, str) else list(said)
+            right = [plain(str(answer)) == plain(str(facts["expected"])) for answer in given]
+            yield tables.tidy(np.array(np.mean(right)), {}, metric="correct", **labels)
         asked = facts.get("object")
         if source.reader is None or asked not in source.episode.objects:
             continue

@@ -20,7 +20,7 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
@@ -36,6 +36,15 @@ TASK = "task"
 
 _OTHER = "{other}"
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Keyed(Protocol):
+    """Something with a short name."""
+
+    @property
+    def key(self) -> str:
+        """Names a folder."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +63,7 @@ class Prompt:
     method: str = "custom"
 
     def __post_init__(self):
-        if not _KEY.fullmatch(self.key) or self.key.startswith(NOISE):
-            raise ConfigError(
-                f"a prompt cannot have the key {self.key!r}",
-                fix=f"Use letters, digits, - and _, and do not begin with {NOISE}",
-            )
+        check_key(self.key)
         if self.method not in METHODS:
             raise ConfigError(
                 f"prompt {self.key!r} has the method {self.method!r}", fix=f"Use one of {METHODS}"
@@ -90,22 +95,8 @@ def read_prompts(path: PathLike) -> tuple[Prompt, ...]:
     Raises:
       ConfigError: no such file, no list of key, prompt and method, or a key that occurs twice.
     """
-    path = pathlib.Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot be read as YAML: {error}", where=path) from error
-    if not isinstance(content, list) or not content:
-        raise ConfigError(
-            "holds no list of prompts", where=path, fix="Write - key: ... prompt: ..."
-        )
     found = []
-    for number, entry in enumerate(content):
-        if not isinstance(entry, dict) or not {"key", "prompt"} <= set(entry) <= _FIELDS:
-            raise ConfigError(
-                f"entry {number} is {entry!r}", where=path, fix="Give it key, prompt and method"
-            )
-        values = {name: "" if value is None else str(value) for name, value in entry.items()}
+    for values in read_entries(path, {"key", "prompt"}, {"method"}):
         try:
             found.append(Prompt(values["key"], values["prompt"], values.get("method", "custom")))
         except ConfigError as error:
@@ -113,11 +104,40 @@ def read_prompts(path: PathLike) -> tuple[Prompt, ...]:
     return unique(found)
 
 
-_FIELDS = {"key", "prompt", "method"}
+def read_entries(path: PathLike, needed: set[str], optional: set[str]) -> list[dict[str, str]]:
+    """A YAML list of mappings with these keys, values as text.
+
+    Raises:
+      ConfigError: no such file, no list, or an entry that lacks a key or has one too many.
+    """
+    path = pathlib.Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot be read as YAML: {error}", where=path) from error
+    what = ", ".join(sorted(needed)) + "".join(f", maybe {key}" for key in sorted(optional))
+    if not isinstance(content, list) or not content:
+        raise ConfigError("holds no list", where=path, fix=f"Write entries with {what}")
+    for number, entry in enumerate(content):
+        if not isinstance(entry, dict) or not needed <= set(entry) <= needed | optional:
+            raise ConfigError(f"entry {number} is {entry!r}", where=path, fix=f"Give it {what}")
+    return [
+        {name: "" if value is None else str(value) for name, value in entry.items()}
+        for entry in content
+    ]
 
 
-def unique(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """The prompts; raises `ConfigError` when a key occurs twice."""
+def check_key(key: str) -> None:
+    """Raises ConfigError for a key that cannot be the name of a variant's folder."""
+    if not _KEY.fullmatch(key) or key.startswith(NOISE):
+        raise ConfigError(
+            f"a prompt cannot have the key {key!r}",
+            fix=f"Use letters, digits, - and _, and do not begin with {NOISE}",
+        )
+
+
+def unique[K: Keyed](prompts: Sequence[K]) -> tuple[K, ...]:
+    """The prompts or questions; raises `ConfigError` when a key occurs twice."""
     keys = [prompt.key for prompt in prompts]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:

@@ -10,11 +10,12 @@ key).
 
 from __future__ import annotations
 
+import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attn_jax.core.errors import RecordError
+from attn_jax.core.errors import ConfigError, RecordError
 from attn_jax.core.layout import TokenLayout
 from attn_jax.core.record import AttentionRecord
 from attn_jax.core.typing import PathLike
@@ -49,6 +50,46 @@ def start_run(
         }
         arrays.write_json(folder / RUN, data)
     return folder
+
+
+def continue_run(
+    run: PathLike,
+    same: Sequence[str],
+    *,
+    selection: Selection | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Makes a run folder as `start_run` does, or checks that an existing one was made alike.
+
+    Args:
+      run: folder.
+      same: keys of `provenance` that must be equal; the selection must be, too.
+      selection: what is captured.
+      provenance: as in `start_run`.
+
+    Raises:
+      ConfigError: the folder is of a run with another selection or with others of these facts.
+    """
+    path = pathlib.Path(run) / RUN
+    if not path.is_file():
+        return start_run(run, selection=selection, provenance=provenance)
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        facts = there.get("provenance") or {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"cannot be read as JSON: {error}", where=path) from error
+    wanted = {"selection": None if selection is None else selection.to_json()}
+    found = {"selection": there.get("selection")}
+    wanted |= {key: (provenance or {}).get(key) for key in same}
+    found |= {key: facts.get(key) for key in same}
+    for name, value in wanted.items():
+        if found[name] != json.loads(json.dumps(value)):
+            raise ConfigError(
+                f"was made with another {name}: {found[name]}, now {value}",
+                where=path,
+                fix="Continue with the same settings, or name another folder",
+            )
+    return pathlib.Path(run)
 
 
 def episode_folder(run: PathLike, episode: int) -> pathlib.Path:

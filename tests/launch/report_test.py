@@ -42,9 +42,10 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path):
 
 def test_every_folder_must_be_named():
     with (
-        flagsaver.as_parsed(evaluation="x", train="y", output=""),
+        flagsaver.flagsaver(),
         pytest.raises(ConfigError, match=r"--output is required\. It means: HTML"),
     ):
+        report.flags.FLAGS(["report", "--evaluation=x", "--train=y", "--output="])
         report.main()
 
 
