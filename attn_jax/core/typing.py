@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt8
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Params: TypeAlias = PyTree[Array]
@@ -42,5 +42,6 @@ __all__ = [
     "Params",
     "PathLike",
     "PyTree",
+    "Shaped",
     "UInt8",
 ]

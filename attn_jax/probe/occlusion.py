@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attn_jax.core.errors import ConfigError
-from attn_jax.core.typing import AnyArray, Array, Bool, Float, PRNGKey
+from attn_jax.core.typing import AnyArray, Array, Bool, Float, PRNGKey, Shaped
 
 FILLS = ("black", "mean", "blur", "noise")
 BLUR = 1 / 16  # standard deviation of the blur, of the image's height
@@ -79,9 +79,9 @@ def _blurred(images: Array, sigma: float, axis: int) -> Array:
 
 
 def patch_pixels(
-    mask: Bool[AnyArray, "*n gh gw"], size: tuple[int, int]
-) -> Bool[Array, "*n height width"]:
-    """A mask of patches as a mask of pixels.
+    mask: Shaped[AnyArray, "*n gh gw"], size: tuple[int, int]
+) -> Shaped[Array, "*n height width"]:
+    """A mask or weight of patches as one of pixels.
 
     Raises:
       ConfigError: an image size that the grid does not divide.
