@@ -276,9 +276,10 @@ def run_variant(
             seed = settings.seed + variant.noise
             noise = np.stack([policy.episode_noise(seed, number, call) for call in rows])
             prepared = prepare(policy.description, _observation(made, rows, cameras))
+            removed = None
             if hidden is not None:
-                prepared = hidden.applied(prepared, rows)
-            prediction = policy.run(prepared, noise=noise, capture=bool(wanted))
+                prepared, removed = hidden.applied(prepared, rows), hidden.removed(prepared, rows)
+            prediction = policy.run(prepared, noise=noise, capture=bool(wanted), removed=removed)
             actions += [prediction.actions[item] for item in range(len(calls))]
             if writer is None or prediction.records is None:
                 continue

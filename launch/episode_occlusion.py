@@ -3,7 +3,9 @@
 Patches are chosen by the attention of the actions in the base run, its mean over heads, denoising
 steps and actions, and never changed after. They are hidden in the picture as the vision tower gets
 it, after the letterbox: there a patch is whole pixels, in the camera's picture it is not. Bars are
-never covered, and fills are made of the picture without them.
+never covered, and fills are made of the picture without them. `key_removal` leaves the pixels and
+lets no token of the language model or of the action expert look at the patches; inside the vision
+tower they are still seen, so what their neighbours know of them stays.
 
 Axis names: b samples, c calls, gh gw patch grid, h w pixels of the model's input.
 
@@ -31,7 +33,7 @@ from attn_jax.data.episodes import Episode
 from attn_jax.policies.observations import Prepared
 from attn_jax.probe.occlusion import fill, occlude, patch_pixels
 from attn_jax.probe.store import RecordReader
-from launch.episode_variants import QUERY, STREAM, Hiding
+from launch.episode_variants import KEY_REMOVAL, QUERY, STREAM, Hiding
 
 _FILL_KEY = 1  # folded into the key of a call, so that a fill is not the noise of the actions
 
@@ -93,7 +95,9 @@ class Hidden:
         }
 
     def applied(self, prepared: Prepared, calls: Sequence[int]) -> Prepared:
-        """The inputs of these calls, one sample each, with the patches covered."""
+        """The inputs of these calls, one sample each, with the patches covered by their fill."""
+        if self.hiding.fill == KEY_REMOVAL:
+            return prepared
         images = np.array(prepared.inputs.images)
         place = prepared.cameras.index(self.hiding.camera)
         keys = [jax.random.fold_in(jax.random.fold_in(self.key, c), _FILL_KEY) for c in calls]
@@ -101,6 +105,18 @@ class Hidden:
             images[:, place], self.patches[[*calls]], self.seen, self.box, self.hiding.fill, keys
         )
         return dataclasses.replace(prepared, inputs=prepared.inputs.replace(images=images))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def removed(self, prepared: Prepared, calls: Sequence[int]) -> Bool[NumpyArray, "b p"] | None:
+        """Prefix tokens of these calls that nobody may look at; None under a fill."""
+        if self.hiding.fill != KEY_REMOVAL:
+            return None
+        flat = self.patches.reshape(len(self.patches), -1)
+        start = prepared.cameras.index(self.hiding.camera) * flat.shape[1]
+        inputs = prepared.inputs
+        length = inputs.images.shape[1] * flat.shape[1] + inputs.tokens.shape[1]
+        out = np.zeros((len(calls), length), bool)
+        out[:, start : start + flat.shape[1]] = flat[[*calls]]
+        return out
 
 
 def hidden_patches(

@@ -32,11 +32,15 @@ from attn_jax.probe.occlusion import FILLS
 from attn_jax.probe.select import Selection
 from launch.episode_sources import EpisodeSource
 
+#: A way to hide patches without changing pixels: no token may look at theirs.
+KEY_REMOVAL = "key_removal"
+WAYS = (*FILLS, KEY_REMOVAL)
+
 OCCLUDE = flags.DEFINE_list(
     "occlude", [], "Layers whose most-looked-at patches are hidden: numbers, or last."
 )
 OCCLUDE_FILLS = flags.DEFINE_list(
-    "occlude_fills", ["black", "mean"], f"What hides them: {', '.join(FILLS)}."
+    "occlude_fills", ["black", "mean"], f"What hides them: {', '.join(WAYS)}."
 )
 OCCLUDE_SHARE = flags.DEFINE_float("occlude_share", SHARE, "Share of the patches that is hidden.")
 OCCLUDE_CAMERAS = flags.DEFINE_list(
@@ -60,7 +64,7 @@ class Hiding:
     Attributes:
       camera: of the checkpoint.
       layer: of the action expert, whose maps choose the patches.
-      fill: what covers them, one of `probe.occlusion.FILLS`.
+      fill: one of WAYS: what covers them, one of `probe.occlusion.FILLS`, or `key_removal`.
       set: `high`, the patches with the most attention, or `control`, as many others.
       share: of the patches of the picture.
     """
@@ -79,7 +83,7 @@ class Occlusion:
     Attributes:
       layers: of the action expert, from 0.
       cameras: of the checkpoint; each is covered alone.
-      fills: what covers the patches.
+      fills: of WAYS, what hides the patches.
       share: of the patches of a picture, at most a half, so that the control finds room.
       seeds: noise seeds: the base's, then `noise_1`, ...
 
@@ -100,12 +104,12 @@ class Occlusion:
                 raise ConfigError(
                     f"{name} {values} are empty or repeat", where="--occlude", fix="Name each once"
                 )
-        unknown = [fill for fill in self.fills if fill not in FILLS]
+        unknown = [fill for fill in self.fills if fill not in WAYS]
         if unknown:
             raise ConfigError(
                 f"unknown fill {unknown[0]!r}",
                 where="--occlude_fills",
-                fix=f"Use any of {', '.join(FILLS)}",
+                fix=f"Use any of {', '.join(WAYS)}",
             )
         if not 0 < self.share <= 0.5:
             raise ConfigError(f"{self.share} is outside (0, 0.5]", where="--occlude_share")

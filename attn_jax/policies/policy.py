@@ -24,16 +24,20 @@ import jax
 import numpy as np
 
 from attn_jax.core.errors import ConfigError, InputError
+from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.record import AttentionRecord
-from attn_jax.core.typing import NumpyArray, PathLike
+from attn_jax.core.typing import Bool, NumpyArray, PathLike
 from attn_jax.models.pi05.compact import Kept, compact
 from attn_jax.models.pi05.sample import sample
 from attn_jax.policies.observations import Description, Prepared, describe, layouts_of, prepare
 from attn_jax.probe.capture import capture_grouped, discover, to_records
+from attn_jax.probe.edits import Edits, intervened
 from attn_jax.probe.groups import expand, require_same_structure, stream_groups, structure
+from attn_jax.probe.intervene import RemoveKeys, resolve_edits
 from attn_jax.probe.select import Plan, Selection, Stream, resolve
 
 BUCKET = 16  # prompt tokens; state digits make prompts a few tokens longer or shorter
+_REMOVED = "removed"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,8 +150,21 @@ class Policy:
         noise: NumpyArray | None = None,
         rng: Any = None,
         capture: bool = True,
+        removed: Bool[NumpyArray, "b p"] | None = None,
     ) -> Prediction:
-        """As `predict`, from inputs that are prepared already."""
+        """As `predict`, from inputs that are prepared already.
+
+        Args:
+          prepared: of `prepare`.
+          noise: as in `predict`.
+          rng: as in `predict`.
+          capture: as in `predict`.
+          removed: tokens of the prefix that nobody may look at, in any layer of the language model
+            and of the action expert; positions of the others stay. Nothing is captured then.
+
+        Raises:
+          InputError: noise that does not fit, or a sample that removes nothing.
+        """
         batch = len(prepared.inputs.tokens)
         if noise is None:
             noise = self.noise(jax.random.key(0) if rng is None else rng, batch)
@@ -156,7 +173,10 @@ class Policy:
             raise InputError(f"has shape {noise.shape}, expected {expected}", where="noise")
         small, kept = compact(self.config, prepared.inputs, multiple=self.bucket)
         records = None
-        if self.selection is not None and capture:
+        if removed is not None:
+            edits = self._removal(removed[:, kept.places], small, noise)
+            result = self._without_keys(edits, self._params, small, noise)
+        elif self.selection is not None and capture:
             plans = self._plans(prepared, kept, small, noise)
             program = self._program(plans[0])
             result, maps = program(stream_groups(plans), self._params, small, noise)
@@ -176,13 +196,52 @@ class Policy:
             records=records,
         )
 
+    def _removal(self, removed: Bool[NumpyArray, "b k"], small: Any, noise: Any) -> Edits:
+        """Removal of the tokens of every sample, for the prefix that the program has."""
+        if not removed.any(axis=1).all():
+            raise InputError(
+                f"sample {int(removed.any(axis=1).argmin())} removes no token that can be seen",
+                where="removed",
+                fix="Run such samples without it",
+            )
+
+        def layouts_without(hidden: NumpyArray) -> dict[str, TokenLayout]:
+            groups = TokenGroup(_REMOVED, tuple(np.flatnonzero(hidden).tolist())), *_rest(~hidden)
+            length = len(hidden)
+            actions = TokenGroup("action", tuple(range(length, length + noise.shape[1])))
+            return {
+                "prefix": TokenLayout(length, groups),
+                "suffix": TokenLayout(
+                    length + noise.shape[1], (*groups, actions), queries=actions.indices
+                ),
+            }
+
+        items = [layouts_without(row) for row in removed]
+        streams = self._discovered(items[0], small, noise)
+        samples = [
+            {name: dataclasses.replace(streams[name], layout=made[name]) for name in made}
+            for made in items
+        ]
+        return resolve_edits([RemoveKeys(_REMOVED)], samples, cover="all")[0]
+
+    @functools.cached_property
+    def _without_keys(self) -> Callable[..., Any]:
+        return jax.jit(intervened(lambda p, i, n: sample(self.config, p, i, n)[0]))
+
+    def _discovered(
+        self, layouts: Mapping[str, TokenLayout], small: Any, noise: Any
+    ) -> dict[str, Stream]:
+        """Streams of the model; whoever asks replaces their layouts."""
+        if self._streams is None:
+            watched = functools.partial(sample, self.config, watch=True)
+            self._streams = discover(watched, layouts, self._params, small, noise)
+        return self._streams
+
     def _plans(self, prepared: Prepared, kept: Kept, small: Any, noise: Any) -> Sequence[Plan]:
         """What to keep of every sample, over the full layout, for the program without the rest."""
         assert self.selection is not None
         items = [layouts_of(self.config, prepared, i) for i in range(len(noise))]
-        if self._streams is None:
-            watched = functools.partial(sample, self.config, watch=True)
-            self._streams = discover(watched, items[0], self._params, small, noise)
+        streams_of_model = self._discovered(items[0], small, noise)
         prefix = tuple(int(place) for place in kept.places)
         if len(prefix) == kept.valid.shape[1]:
             prefix = None
@@ -193,10 +252,10 @@ class Policy:
             suffix = prefix and (*prefix, *range(start, start + actions))
             streams = {
                 "prefix": dataclasses.replace(
-                    self._streams["prefix"], layout=made["prefix"], queries=prefix, keys=prefix
+                    streams_of_model["prefix"], layout=made["prefix"], queries=prefix, keys=prefix
                 ),
                 "suffix": dataclasses.replace(
-                    self._streams["suffix"], layout=made["suffix"], keys=suffix
+                    streams_of_model["suffix"], layout=made["suffix"], keys=suffix
                 ),
             }
             plans.append(resolve(self.selection, streams))
@@ -245,6 +304,10 @@ def with_weights(
     """Reads the weights of a checkpoint that is described already."""
     params = description.checkpoint.params()
     return Policy(description, params, selection=capture, bucket=bucket)
+
+
+def _rest(kept: NumpyArray) -> list[TokenGroup]:
+    return [TokenGroup("kept", tuple(np.flatnonzero(kept).tolist()))] if kept.any() else []
 
 
 def _onto_device(tree: dict[str, Any]) -> dict[str, Any]:

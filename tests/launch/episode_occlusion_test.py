@@ -22,7 +22,7 @@ from launch.analyze import analyse_run
 from launch.episode_evaluation import Settings, evaluate_episodes
 from launch.episode_occlusion import BaseMaps, hidden_patches, hide
 from launch.episode_sources import open_source
-from launch.episode_variants import Hiding, Occlusion
+from launch.episode_variants import KEY_REMOVAL, Hiding, Occlusion
 from tests import testing
 from tests.analysis import runs
 from tests.data import fake_droid
@@ -164,6 +164,31 @@ def test_occluded_runs(run, policy):
             assert np.abs(actions - clean.actions).max() > 1e-5
         assert sets["high"] == [[int(m.argmax())] for m in mean]
         assert all(a != b for a, b in zip(sets["high"], sets["control"], strict=True))
+
+
+@pytest.mark.slow
+def test_removed_keys(root, policy, tmp_path):
+    """The actions on disk are those without the tokens of the chosen patches; pixels stay."""
+    occlusion = Occlusion((1,), ("wrist",), (KEY_REMOVAL,))
+    evaluate_episodes(policy, open_source(root), settings(tmp_path, occlusion=occlusion, rotate=()))
+    base = read_episode(episode_folder(tmp_path, 0))
+    found = read_episode(variant(tmp_path, "occlude_wrist_L1_key_removal_high"))
+    assert found.info["intervention"]["fill"] == KEY_REMOVAL
+    call = 1
+    observation = {
+        **{f"observation.images.{c}": base.images[c][call : call + 1] for c in base.images},
+        "observation.state": base.state[call : call + 1],
+        "task": [base.prompt],
+    }
+    prepared = prepare(policy.description, observation)
+    (place,) = found.info["intervention"]["patches"][call]
+    removed = np.zeros((1, 2 * 4 + policy.config.prompt_length), bool)
+    removed[0, 4 + place] = True
+    noise = policy.episode_noise(0, 0, call)[None]
+    alone = policy.run(prepared, noise=noise, removed=removed).actions[0]
+    assert found.actions is not None and base.actions is not None
+    np.testing.assert_allclose(found.actions[call], alone, atol=2e-5)
+    assert np.abs(found.actions - base.actions).max() > 1e-5
 
 
 @pytest.mark.slow

@@ -96,6 +96,30 @@ def test_capture_changes_no_action(policy, folder):
     np.testing.assert_allclose(plain.actions, captured.actions, atol=1e-6)
 
 
+def test_removed_keys(policy):
+    """A whole camera removed is the policy without it."""
+    observation = checkpoints.observation()
+    prepared = prepare(policy.description, observation)
+    noise = policy.noise(jax.random.key(5), 2)
+    plain = policy.run(prepared, noise=noise, capture=False).actions
+    removed = np.zeros((2, 3 * 4 + checkpoints.PROMPT), bool)
+    removed[0, :4] = removed[1, -1] = True  # the last place is padding
+    with pytest.raises(InputError, match="sample 1 removes no token that can be seen"):
+        policy.run(prepared, noise=noise, removed=removed)
+    # Of the first sample the first camera, of the second one patch.
+    removed[1] = np.arange(removed.shape[1]) == 2
+    prediction = policy.run(prepared, noise=noise, removed=removed)
+    assert prediction.records is None
+    both = prediction.actions
+    blind = {k: v for k, v in observation.items() if not k.endswith("front")}
+    without = policy.predict(rows(blind, 0), noise[:1], capture=False).actions
+    np.testing.assert_allclose(both[0], without[0], atol=1e-5)
+    one = prepare(policy.description, rows(observation, 1))
+    alone = policy.run(one, noise=noise[1:], removed=removed[1:]).actions
+    np.testing.assert_allclose(both[1], alone[0], atol=1e-5)
+    assert np.abs(both - plain).max(axis=(1, 2)).min() > 1e-5
+
+
 def test_one_program_for_prompts_of_similar_length(folder):
     policy = load_policy(folder, capture=CAPTURE)
     lengths = set()
