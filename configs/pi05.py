@@ -63,6 +63,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         # Pairs of noise and time per sample and step; the prefix runs once for all of them.
         "draws": 1,
     }
+    # With a weight, actions learn where to look, in these layers and heads of the expert: at what
+    # the dataset's `look_at.<camera>` covers (attn_jax/models/pi05/supervision.py).
+    config.supervision = {"weight": 0.0, "layers": "all", "heads": "all"}
     config.augment = {"shift": 0, "brightness": 0.0, "contrast": 0.0}
     # LeRobot's freeze_vision_encoder and train_expert_only.
     config.freeze = {"vision_encoder": False, "train_expert_only": False}

@@ -55,6 +55,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         # image (PNG, lossless) or video (H.264)
         "storage": "image",
         "masks": True,
+        # For supervised attention: which cells of a grid the target covers, in every frame.
+        "look_at": False,
         "keep_failures": True,
     }
     return config

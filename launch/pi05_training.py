@@ -28,7 +28,7 @@ from attn_jax.bridge.processors import Processors
 from attn_jax.bridge.processors_write import processor_files, read_files, usable, write_files
 from attn_jax.bridge.word_tokenizer import vocabulary_size, word_tokenizer
 from attn_jax.core.errors import ConfigError
-from attn_jax.core.typing import NumpyArray
+from attn_jax.core.typing import Float, NumpyArray
 from attn_jax.data.action_chunks import ActionChunks, split_episodes
 from attn_jax.data.batches import BatchIterator
 from attn_jax.data.lerobot import Dataset, open_dataset
@@ -37,12 +37,14 @@ from attn_jax.models.pi05.augment import Augmentation
 from attn_jax.models.pi05.config import Architecture, Pi05Config
 from attn_jax.models.pi05.evaluate import ChunkEvaluation
 from attn_jax.models.pi05.lora import LORA, LoraConfig
+from attn_jax.models.pi05.supervision import Supervision
 from attn_jax.models.pi05.task import Pi05Task
 from launch.built import Built
 from launch.pi05_export import export_lerobot
 
 TOKENIZER = "tokenizer"
 EXPORT = "pretrained_model"
+LOOK_AT = "look_at.{}"  # feature of a camera, see configs/tabletop.py
 _EVALUATION_BATCH = 32
 
 
@@ -60,12 +62,17 @@ def build(config: ml_collections.ConfigDict) -> Built:
     tokenizer = _tokenizer_files(config, dataset, start)
     model = _model(config, dataset, cameras or dataset.cameras, tokenizer, start)
     keys = {camera_name(key): key for key in cameras or dataset.cameras}
+    looks = [LOOK_AT.format(name) for name in keys] if config.supervision.weight else []
     source = ActionChunks(
-        dataset, model.chunk_size, [*keys.values()], cache_bytes=int(config.data.cache_gb * 1e9)
+        dataset,
+        model.chunk_size,
+        [*keys.values()],
+        columns=looks,
+        cache_bytes=int(config.data.cache_gb * 1e9),
     )
     files = _files(config, dataset, keys, model, tokenizer)
     processors = _load(files, dataset, model)
-    make = BatchMaker(source, processors, model, keys)
+    make = BatchMaker(source, processors, model, keys, tuple(looks))
     train, held_out = split_episodes(len(dataset.episodes), config.data.validation_share)
     task = _task(config, model)
     if len(held_out):
@@ -124,12 +131,21 @@ class BatchMaker:
       processors: of the checkpoint that is being made.
       config: the model.
       image_keys: camera name -> feature.
+      look_keys: feature that says where to look, of every camera; none without supervision.
+
+    Raises:
+      ConfigError: cells of such a feature that do not divide into the patches of the model.
     """
 
     source: ActionChunks
     processors: Processors
     config: Pi05Config
     image_keys: Mapping[str, str]
+    look_keys: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for key in self.look_keys:
+            pooled(self.source.dataset.column(key)[:1], self.config.architecture.grid, key)
 
     def __call__(self, indices: NumpyArray) -> dict[str, NumpyArray]:
         """The batch of these frames.
@@ -147,7 +163,13 @@ class BatchMaker:
         ]
         if len({picture.dtype for picture in pictures}) > 1:
             pictures = [_as_floats(picture) for picture in pictures]
+        looks = {}
+        if self.look_keys:
+            grid = self.config.architecture.grid
+            shares = [pooled(raw[key], grid, key) for key in self.look_keys]
+            looks["look_at"] = np.stack(shares, axis=1)
         return {
+            **looks,
             "images": np.stack(pictures, axis=1),
             "image_mask": np.ones((len(indices), len(pictures)), np.bool_),
             "tokens": np.asarray(values[names.TOKENS], np.int32),
@@ -163,6 +185,24 @@ class BatchMaker:
         size = min(count, _EVALUATION_BATCH)
         places = np.linspace(0, len(numbers) - 1, count - count % size).round().astype(int)
         return [self(part) for part in numbers[places].reshape(-1, size)]
+
+
+def pooled(
+    cells: Float[NumpyArray, "b m"], grid: tuple[int, int], where: str
+) -> Float[NumpyArray, "b n"]:
+    """Shares of a square grid of cells as shares of the model's patches, both in raster order.
+
+    Raises:
+      ConfigError: the cells are not a multiple of the patches on a side.
+    """
+    side = math.isqrt(cells.shape[1])
+    rows, columns = grid
+    if side * side != cells.shape[1] or side % rows or side % columns:
+        raise ConfigError(
+            f"{cells.shape[1]} cells do not divide into {rows} x {columns} patches", where=where
+        )
+    blocks = cells.reshape(len(cells), rows, side // rows, columns, side // columns)
+    return np.asarray(blocks.mean(axis=(2, 4)).reshape(len(cells), -1), np.float32)
 
 
 def _sized(picture: NumpyArray, side: int) -> NumpyArray:
@@ -292,6 +332,7 @@ def _task(config: Any, model: Pi05Config) -> Pi05Task:
         draws=config.loss.draws,
         augmentation=Augmentation(**config.augment.to_dict()),
         lora=LoraConfig(lora.rank, lora.alpha, lora.targets) if lora.rank else None,
+        supervision=Supervision(**config.supervision.to_dict()),
         remat=config.remat,
     )
 

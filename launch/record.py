@@ -80,6 +80,7 @@ def record_demonstrations(
         episodes=config.episodes,
         storage=options.storage,
         masks=options.masks,
+        look_at=options.look_at,
         keep_failures=options.keep_failures,
         jobs=config.jobs,
     )

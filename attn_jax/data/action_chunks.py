@@ -31,12 +31,13 @@ class ActionChunks:
       dataset: an opened dataset.
       horizon: actions of a chunk, H.
       cameras: features that are pictures; None takes all.
+      columns: further features that are no pictures, which `gather` returns too.
       cache_bytes: pictures are decoded once and kept as bytes when all of them together need no
         more than this; otherwise each is decoded whenever it is used.
 
     Raises:
       ConfigError: no camera, or one that the dataset does not have.
-      DatasetError: the dataset lacks state or actions, or is damaged.
+      DatasetError: the dataset lacks state, actions or a column, or is damaged.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ActionChunks:
         horizon: int,
         cameras: Sequence[str] | None = None,
         *,
+        columns: Sequence[str] = (),
         cache_bytes: int = 4 << 30,
     ):
         self.dataset, self.horizon = dataset, horizon
@@ -58,6 +60,7 @@ class ActionChunks:
             )
         self.state = np.asarray(dataset.column(STATE), np.float32)
         dataset.column(ACTION)
+        self._columns = {key: dataset.column(key) for key in columns}
         sizes = [math.prod(dataset.features[key]["shape"]) for key in self.cameras]
         self._pictures: dict[str, NumpyArray] | None = None
         if sum(sizes) * len(dataset) <= cache_bytes:
@@ -85,7 +88,7 @@ class ActionChunks:
         Returns:
           Every camera (b, h, w, 3) uint8, `observation.state` (b, s) float32, `action` (b, H, a)
           float32 in units of the robot, `action_is_pad` (b, H) bool, `task` b texts, and `index`
-          (b,) int32.
+          (b,) int32; the further columns (b, ...) as they are.
         """
         indices = np.asarray(indices, np.int64)
         action, is_pad = self.dataset.chunk(ACTION, indices, range(self.horizon))
@@ -97,6 +100,7 @@ class ActionChunks:
         }
         return {
             **pictures,
+            **{key: column[indices] for key, column in self._columns.items()},
             STATE: self.state[indices],
             ACTION: action.astype(np.float32),
             "action_is_pad": is_pad,

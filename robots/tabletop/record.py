@@ -18,16 +18,20 @@ import numpy as np
 from absl import logging
 
 from attn_jax.core.errors import ConfigError
-from attn_jax.core.typing import PathLike
+from attn_jax.core.geometry import letterbox
+from attn_jax.core.typing import Float, NumpyArray, PathLike
 from attn_jax.data.lerobot_writer import (
     LeRobotWriter,
     image_feature,
     vector_feature,
 )
-from robots.tabletop.demonstrations import TabletopConfig, demonstrations
+from robots.tabletop.demonstrations import Demonstration, TabletopConfig, demonstrations
 from robots.tabletop.env import ACTION_NAMES, FPS, STATE_NAMES
 
 EPISODES_FILE = "episodes.jsonl"
+#: Feature for supervised attention: share of each cell of a grid that the target covers, raster.
+LOOK_AT = "look_at.{}"
+LOOK_GRID = 8
 MASK_FILE = "masks/episode_{:06d}.npz"
 _SAY_EVERY = 50
 
@@ -50,6 +54,7 @@ def record(
     episodes: int,
     storage: str = "image",
     masks: bool = True,
+    look_at: bool = False,
     keep_failures: bool = True,
     jobs: int = 1,
 ) -> RecordSummary:
@@ -62,6 +67,8 @@ def record(
       episodes: number of scenes; as many attempts but under `config.every_target`.
       storage: "image" (PNG, lossless) or "video" (H.264).
       masks: write object masks.
+      look_at: write for every camera which cells of an 8 x 8 grid the target covers, the feature
+        `look_at.<camera>`, which supervised attention learns from.
       keep_failures: keep episodes without success, flagged; else leave them out.
       jobs: processes; the dataset does not depend on it.
 
@@ -84,6 +91,9 @@ def record(
         "observation.state": vector_feature(STATE_NAMES),
         "action": vector_feature(ACTION_NAMES),
     }
+    if look_at:
+        cells = tuple(f"{row}_{column}" for row in range(LOOK_GRID) for column in range(LOOK_GRID))
+        features |= {LOOK_AT.format(camera.name): vector_feature(cells) for camera in env.cameras}
     frames = kept = successes = attempts = 0
     with LeRobotWriter(folder, fps=FPS, features=features, robot_type="tabletop") as writer:
         (folder / MASK_FILE).parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +102,8 @@ def record(
             for demo in demonstrations(config, seeds, jobs):
                 if demo.success or keep_failures:
                     note = {"seed": demo.info["seed"], "success": demo.success}
-                    index = writer.add_episode(demo.frames, demo.info["prompt"], note)
+                    columns = {**demo.frames, **(target_shares(demo) if look_at else {})}
+                    index = writer.add_episode(columns, demo.info["prompt"], note)
                     if masks:
                         np.savez_compressed(folder / MASK_FILE.format(index), **demo.masks)
                     log.write(json.dumps({"episode_index": index, **demo.info}) + "\n")
@@ -103,6 +114,18 @@ def record(
                 if attempts % _SAY_EVERY == 0:
                     logging.info("%d episodes, %d successes", attempts, successes)
     return RecordSummary(kept, frames, successes, attempts)
+
+
+def target_shares(demo: Demonstration) -> dict[str, Float[NumpyArray, "t n"]]:
+    """`look_at.<camera>` of every frame: shares in [0, 1] of the cells, in raster order."""
+    target = next(name for name, role in demo.info["roles"].items() if role == "target")
+    number = demo.info["objects"].index(target) + 1
+    out = {}
+    for camera, ids in demo.masks.items():
+        fit = letterbox(ids.shape[1:], ids.shape[1:])
+        shares = fit.coverage(ids == number, (LOOK_GRID, LOOK_GRID))
+        out[LOOK_AT.format(camera)] = shares.reshape(len(ids), -1).astype(np.float32)
+    return out
 
 
 def read_masks(folder: PathLike, episode: int) -> dict[str, np.ndarray]:

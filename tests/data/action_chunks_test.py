@@ -5,7 +5,7 @@ import pytest
 
 from attn_jax.core.errors import ConfigError
 from attn_jax.data.action_chunks import ActionChunks, split_episodes
-from attn_jax.data.lerobot import open_dataset
+from attn_jax.data.lerobot import DatasetError, open_dataset
 from tests import testing
 from tests.data import small_dataset as small
 
@@ -37,6 +37,14 @@ def test_cameras_are_chosen_by_name(dataset):
     assert small.CAMERAS[0] not in source.gather(np.array([0]))
     with pytest.raises(ConfigError, match=r"no camera 'depth'.*front"):
         ActionChunks(dataset, 3, ["depth"])
+
+
+def test_further_columns_come_along(dataset):
+    source = ActionChunks(dataset, 3, columns=["timestamp"])
+    found = source.gather(np.array([3, 0]))["timestamp"]
+    np.testing.assert_array_equal(found, dataset.column("timestamp")[[3, 0]])
+    with pytest.raises(DatasetError, match="no feature 'look_at'"):
+        ActionChunks(dataset, 3, columns=["look_at"])
 
 
 def test_episodes_are_held_out_whole(dataset):

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from attn_jax.bridge.checkpoint_folder import open_checkpoint
-from attn_jax.core.errors import ConfigError
+from attn_jax.core.errors import ConfigError, InputError
+from attn_jax.data.lerobot import open_dataset
 from attn_jax.train.checkpoints import load_params
 from configs.pi05 import get_config
 from launch import pi05_training, tasks, train
 from launch.pi05_training import build
+from robots.tabletop.demonstrations import TabletopConfig
+from robots.tabletop.record import record
 from tests import testing
 from tests.data import small_dataset as small
 
@@ -54,6 +57,23 @@ def test_pictures_of_another_size_are_resized_as_for_a_prediction(dataset):
     built.data.close()
     assert batch["images"].shape == (4, 2, 24, 24, 3) and batch["images"].dtype == np.float32
     assert batch["images"].min() >= -1 and batch["images"].max() <= 1
+
+
+def test_supervised_batches_say_where_to_look(dataset, tmp_path):
+    record(TabletopConfig(size=32), tmp_path / "d", seed=7, episodes=2, masks=False, look_at=True)
+    built = build(tiny(tmp_path / "d", **{"supervision.weight": 0.1}))
+    batch = next(built.data)
+    built.data.close()
+    cells = open_dataset(tmp_path / "d").column("look_at.wrist")[batch["index"]]
+    expected = cells.reshape(4, 4, 2, 4, 2).mean((2, 4)).reshape(4, 16)
+    assert batch["look_at"].shape == (4, 2, 16)
+    np.testing.assert_allclose(batch["look_at"][:, 1], expected, atol=1e-6)
+    assert built.task.supervision.weight == 0.1
+    config = tiny(tmp_path / "d", **{"supervision.weight": 0.1, "model.patch_size": 5})
+    with pytest.raises(ConfigError, match=r"look_at\.front: 64 cells do not divide into 6 x 6"):
+        build(config)
+    with pytest.raises(InputError, match=r"no feature 'look_at\.front'"):
+        build(tiny(dataset, **{"supervision.weight": 0.1}))
 
 
 def test_what_is_frozen_follows_lerobots_options(dataset):

@@ -166,29 +166,34 @@ def flow_matching_draws(
     times: Float[Array, "d b"],
     *,
     remat: bool = False,
-) -> Float[Array, "d b H a"]:
+    watch: bool = False,
+) -> tuple[Float[Array, "d b H a"], dict[str, Any]]:
     """`flow_matching_errors` for d draws of noise and time of every sample.
 
     The prefix runs once: it knows neither noise nor time. Arguments as there, with a first axis of
     draws.
+
+    Returns:
+      The errors, and with `watch` what was sown, `suffix` with a first axis d; else nothing.
     """
-    if noise.shape[0] == 1:
+    if noise.shape[0] == 1 and not watch:
         options = {"remat": remat}
         return flow_matching_errors(config, params, inputs, actions, noise[0], times[0], **options)[
             None
-        ]
+        ], {}
     real = actions.shape[-1]
     padded = jnp.pad(actions, ((0, 0), (0, 0), (0, config.max_action_dim - real)))
     model, variables = Pi05(config, remat), {"params": params}
-    cache = model.apply(variables, inputs, method="encode")[0]
+    (cache, _), sown_prefix = _apply(model, variables, watch, inputs, method="encode")
 
-    def errors(noise: Array, times: Array) -> Array:
+    def errors(noise: Array, times: Array) -> tuple[Array, Any]:
         width = config.architecture.expert_width
         embedding = embed_time(times, width, config.min_period, config.max_period)
         modulation = model.apply(variables, embedding, method="modulate")
         x_t = path.interpolate(padded, noise, times)
-        velocity = model.apply(variables, cache, x_t, modulation, method="velocity")
+        velocity, sown = _apply(model, variables, watch, cache, x_t, modulation, method="velocity")
         target = path.velocity_target(padded, noise)
-        return jnp.square(target - jnp.asarray(velocity))[..., :real]
+        return jnp.square(target - jnp.asarray(velocity))[..., :real], sown
 
-    return jax.vmap(errors)(noise, times)
+    found, sown_suffix = jax.vmap(errors)(noise, times)
+    return found, {"prefix": sown_prefix, "suffix": sown_suffix} if watch else {}

@@ -1,6 +1,7 @@
 """Pi0.5 as a trainable task: flow matching on action chunks.
 
-Axis names: b batch, c cameras, k prompt tokens, H action horizon, a action dimensions, d draws.
+Axis names: b batch, c cameras, k prompt tokens, n patches of a camera, H action horizon, a action
+dimensions, d draws.
 
 A batch has the model's input as the pre-processor makes it, and what the actions were:
 
@@ -12,6 +13,8 @@ A batch has the model's input as the pre-processor makes it, and what the action
 | token_mask    | (b, k)          | bool, False on padding                                     |
 | actions       | (b, H, a)       | float32, normalised; beyond the episode the last repeated  |
 | action_is_pad | (b, H)          | bool, True beyond the end of the episode                   |
+| look_at       | (b, c, n)       | float32 share of each patch that the target covers; only   |
+|               |                 | where attention is supervised                              |
 
     task = Pi05Task(config)
     params = task.init(jax.random.key(0))
@@ -36,6 +39,8 @@ from attn_jax.models.pi05.config import Pi05Config
 from attn_jax.models.pi05.lora import LORA, LoraConfig, applied, init_lora, without_lora
 from attn_jax.models.pi05.model import Pi05Inputs, init_params
 from attn_jax.models.pi05.sample import flow_matching_draws
+from attn_jax.models.pi05.supervision import STREAM, Supervision
+from attn_jax.probe.capture import capture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Pi05Task:
         for all of them, so more draws cost little where the prefix is long. LeRobot has 1.
       augmentation: random changes of the pictures.
       lora: corrections to train instead of the model.
+      supervision: where the actions should look.
       remat: recompute activations in the backward pass.
       evaluations: named evaluations, see `attn_jax.train.task`.
 
@@ -62,6 +68,7 @@ class Pi05Task:
     draws: int = 1
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     lora: LoraConfig | None = None
+    supervision: Supervision = dataclasses.field(default_factory=Supervision)
     remat: bool = False
     evaluations: Mapping[str, Callable[[Params], Mapping[str, Any]]] = dataclasses.field(
         default_factory=dict
@@ -103,10 +110,35 @@ class Pi05Task:
         )
         images = augmented(self.augmentation, pixels(batch["images"]), augment_key)
         times = times.reshape(self.draws, rows)
-        errors = self.errors(params, batch, noise, times, images=images)
-        per_sample = mean_over_steps(errors, batch["action_is_pad"], self.count_padding)
-        loss = jnp.mean(per_sample)
-        return loss, Aux(metrics={"velocity_mse": loss}, per_sample=per_sample)
+        if not self.supervision.weight:
+            errors = self.errors(params, batch, noise, times, images=images)
+            per_sample = mean_over_steps(errors, batch["action_is_pad"], self.count_padding)
+            loss = jnp.mean(per_sample)
+            return loss, Aux(metrics={"velocity_mse": loss}, per_sample=per_sample)
+        errors, look = self._supervised(params, batch, noise, times, images)
+        velocity = mean_over_steps(errors, batch["action_is_pad"], self.count_padding)
+        per_sample = velocity + self.supervision.weight * look
+        metrics = {"velocity_mse": jnp.mean(velocity), "attention_loss": jnp.mean(look)}
+        return jnp.mean(per_sample), Aux(metrics=metrics, per_sample=per_sample)
+
+    def _supervised(
+        self, params: Params, batch: Batch, noise: Array, times: Array, images: AnyArray
+    ) -> tuple[Float[Array, "d b H a"], Float[Array, " b"]]:
+        """The errors of the velocity, and the attention loss of every sample."""
+        if "look_at" not in batch:
+            raise ConfigError(
+                "the batch does not say where to look",
+                where="look_at",
+                fix="Record with --config.dataset.look_at=true, or set supervision.weight to 0",
+            )
+
+        def watched(params: Params, *args: Any) -> tuple[Array, Any]:
+            return self._errors(params, *args, watch=True)
+
+        arguments = params, batch, noise, times, images
+        plan = self.supervision.plan(self.config, watched, *arguments)
+        errors, maps = capture(watched, plan)(*arguments)
+        return errors, self.supervision.loss(maps[STREAM]["full"], batch["look_at"])
 
     def errors(
         self,
@@ -118,6 +150,18 @@ class Pi05Task:
         images: AnyArray | None = None,
     ) -> Float[Array, "d b H a"]:
         """Squared errors of the velocity; `images` (b, c, h, w, 3) instead of the batch's."""
+        return self._errors(params, batch, noise, times, images)[0]
+
+    def _errors(
+        self,
+        params: Params,
+        batch: Batch,
+        noise: AnyArray,
+        times: AnyArray,
+        images: AnyArray | None,
+        watch: bool = False,
+    ) -> tuple[Float[Array, "d b H a"], Any]:
+        """The errors, and with `watch` what was sown."""
         seen = model_inputs(batch) if images is None else model_inputs({**batch, "images": images})
         actions = jnp.asarray(batch["actions"], jnp.float32)
         with applied(self.lora, params.get(LORA) if self.lora is not None else None):
@@ -129,6 +173,7 @@ class Pi05Task:
                 jnp.asarray(noise),
                 jnp.asarray(times),
                 remat=self.remat,
+                watch=watch,
             )
 
 

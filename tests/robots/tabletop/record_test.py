@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from attn_jax.core.errors import ConfigError, SessionError
+from attn_jax.data.lerobot import open_dataset
 from robots.tabletop.demonstrations import TabletopConfig, demonstrations
 from robots.tabletop.record import read_episodes, read_masks, record
 from tests import testing
@@ -36,6 +37,19 @@ def test_a_scene_gives_an_episode_for_every_target(tmp_path):
     summary = record(config, tmp_path / "d", seed=7, episodes=2)
     assert (summary.episodes, summary.attempts) == (4, 4)
     assert [note["seed"] for note in read_episodes(tmp_path / "d")] == [7, 7, 8, 8]
+
+
+def test_where_the_target_is(tmp_path):
+    config = TabletopConfig(size=16)
+    record(config, tmp_path / "d", seed=7, episodes=1, masks=False, look_at=True)
+    demo = next(demonstrations(config, [7]))
+    dataset = open_dataset(tmp_path / "d")
+    target = next(name for name, role in demo.info["roles"].items() if role == "target")
+    seen = demo.masks["front"] == demo.info["objects"].index(target) + 1
+    expected = seen.reshape(-1, 8, 2, 8, 2).mean((2, 4)).reshape(len(seen), 64)
+    assert expected[0].any()
+    np.testing.assert_allclose(dataset.column("look_at.front"), expected, atol=1e-6)
+    assert dataset.column("look_at.wrist").shape == (len(seen), 64)
 
 
 def test_failures_are_flagged_or_dropped(tmp_path):

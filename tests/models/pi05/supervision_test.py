@@ -1,0 +1,109 @@
+"""Supervised attention: the loss against its definition, and that training moves attention."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from attn_jax.core.errors import ConfigError
+from attn_jax.models.pi05.supervision import Supervision
+from attn_jax.models.pi05.task import Pi05Task
+from tests import testing
+from tests.models.pi05 import small
+
+
+def test_the_loss_is_the_cross_entropy_of_each_camera():
+    maps = np.random.default_rng(0).uniform(size=(2, 3, 1, 2, 4, 8)).astype(np.float32)
+    targets = np.zeros((2, 2, 4), np.float32)
+    targets[0, 0, 1] = 0.5  # whatever it sums to
+    targets[1, 0, :2] = 0.25
+    targets[1, 1, 3] = 1.0
+    found = np.asarray(Supervision(1.0).loss(maps, targets))
+    mean = maps.astype(np.float64).mean((3, 4)).reshape(2, 3, 1, 2, 4)
+    share = mean / mean.sum(-1, keepdims=True)
+    first = -np.log(share[0, :, :, 0, 1]).mean()  # the other camera does not see the target
+    second = (-np.log(share[1, :, :, 0, :2]).mean(-1) - np.log(share[1, :, :, 1, 3])).mean() / 2
+    np.testing.assert_allclose(found, [first, second], rtol=1e-4)
+
+
+def test_nothing_seen_counts_nothing():
+    maps = np.full((1, 1, 1, 1, 2, 4), 0.25, np.float32)
+    loss, slope = jax.value_and_grad(
+        lambda maps: Supervision(1.0).loss(maps, jnp.zeros((1, 2, 2)))[0]
+    )(maps)
+    assert loss == 0 and not np.asarray(slope).any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"weight": -1.0}, "at least 0"), ({"layers": "first"}, "layers"), ({"heads": "x"}, "heads")],
+)
+def test_bad_settings(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        Supervision(**fields)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return Pi05Task(small.CONFIG, draws=2, supervision=Supervision(1.0, layers="1", heads="0"))
+
+
+def batch_of(task):
+    random = np.random.default_rng(1)
+    config, patches = task.config, task.config.architecture.image_tokens
+    side, cameras = config.architecture.image_size, len(config.cameras)
+    look_at = np.zeros((2, cameras, patches), np.float32)
+    look_at[:, :, 2] = 1
+    return {
+        "images": random.integers(0, 256, (2, cameras, side, side, 3), np.uint8),
+        "image_mask": np.ones((2, cameras), bool),
+        "tokens": np.full((2, config.prompt_length), 5, np.int32),
+        "token_mask": np.ones((2, config.prompt_length), bool),
+        "actions": random.uniform(-1, 1, (2, config.chunk_size, config.action_dim)),
+        "action_is_pad": np.zeros((2, config.chunk_size), bool),
+        "look_at": look_at,
+    }
+
+
+@pytest.mark.slow
+def test_training_moves_attention_and_weight_zero_does_not_change_the_loss(task):
+    batch = batch_of(task)
+    params = task.init(jax.random.key(0))
+    rng = jax.random.key(2)
+    plain = dataclasses.replace(task, supervision=Supervision())
+    loss, aux = jax.jit(task.loss)(params, batch, rng)
+    expected, _ = jax.jit(plain.loss)(params, batch, rng)
+    np.testing.assert_allclose(aux.metrics["velocity_mse"], expected, rtol=1e-5)
+    np.testing.assert_allclose(loss, expected + aux.metrics["attention_loss"], rtol=1e-5)
+    patches = task.config.architecture.image_tokens
+    assert aux.metrics["attention_loss"] == pytest.approx(np.log(patches), rel=0.2)
+
+    optimizer = optax.adam(3e-3)
+
+    @jax.jit
+    def step(params, state):
+        (_, aux), slope = jax.value_and_grad(task.loss, has_aux=True)(params, batch, rng)
+        updates, state = optimizer.update(slope, state)
+        return optax.apply_updates(params, updates), state, aux.metrics["attention_loss"]
+
+    state = optimizer.init(params)
+    for _ in range(40):
+        params, state, look = step(params, state)
+    assert look < 0.3
+
+
+def test_a_batch_without_targets_is_refused(task):
+    batch = batch_of(task)
+    del batch["look_at"]
+    params = task.init(jax.random.key(0))
+    with pytest.raises(ConfigError, match="does not say where to look"):
+        task.loss(params, batch, jax.random.key(0))
+
+
+if __name__ == "__main__":
+    testing.main()
