@@ -34,6 +34,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # A checkpoint to start from: a LeRobot folder, a training run or a folder of launch.bridge. Its
     # sizes and tokenizer are taken, the fields of `model` are not.
     config.init_from = ""
+    # Start with patches of this side, pixels, resampled from the checkpoint's; 0 keeps them.
+    config.init_patch_size = 0
     config.model = {
         **dataclasses.asdict(Architecture()),
         "chunk_size": 50,

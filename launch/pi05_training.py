@@ -37,6 +37,7 @@ from attn_jax.models.pi05.augment import Augmentation
 from attn_jax.models.pi05.config import Architecture, Pi05Config
 from attn_jax.models.pi05.evaluate import ChunkEvaluation
 from attn_jax.models.pi05.lora import LORA, LoraConfig
+from attn_jax.models.pi05.patches import with_patch_size, with_patches
 from attn_jax.models.pi05.supervision import Supervision
 from attn_jax.models.pi05.task import Pi05Task
 from launch.built import Built
@@ -249,8 +250,12 @@ def _model(
                 f"{start.config.max_action_dim}",
                 where=config.init_from,
             )
+        size = config.init_patch_size or start.config.architecture.patch_size
         return dataclasses.replace(
-            start.config, cameras=used, action_dim=actions, precision="float32"
+            with_patch_size(start.config, size),
+            cameras=used,
+            action_dim=actions,
+            precision="float32",
         )
     fields = config.model.to_dict()
     sizes = {field.name: fields.pop(field.name) for field in dataclasses.fields(Architecture)}
@@ -356,7 +361,7 @@ def _initial(start: Any, model: Pi05Config, task: Pi05Task, seed: int) -> Any:
     opened = dataclasses.replace(
         start, config=dataclasses.replace(start.config, precision=model.precision)
     )
-    params = opened.params()
+    params = with_patches(opened.config, opened.params(), model.architecture.patch_size)
     return params if task.lora is None else task.with_lora(params, jax.random.key(seed))
 
 

@@ -132,6 +132,13 @@ def test_corrections_are_trained_on_a_checkpoint_and_merged(dataset, tmp_path):
     moved = [tree[query[0]][query[1]][query[2]][query[3]] for tree in (final, base)]
     assert np.abs(np.asarray(moved[0]) - np.asarray(moved[1])).max() > 0
     np.testing.assert_array_equal(final["embedding"], base["embedding"])
+    finer = build(tiny(dataset, **{"init_from": str(tmp_path / "base"), "init_patch_size": 4}))
+    finer.data.close()
+    config = finer.task.config
+    assert config.architecture.grid == (8, 8)
+    assert jax.tree.map(np.shape, finer.params) == jax.tree.map(
+        np.shape, jax.eval_shape(finer.task.init, jax.random.key(0))
+    )
 
 
 def test_bad_configurations_are_named(dataset):
