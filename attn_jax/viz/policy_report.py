@@ -266,7 +266,20 @@ def success_blocks(run: PolicyRun) -> tuple[Block, ...]:
         for name, r in rates.items()
     )  # fmt: skip
     columns = ("task", "episodes", "successes", "rate", "95 % interval", "steps to success")
-    return (Table("Successes with Wilson's interval; median steps.", columns, rows),)
+    blocks: list[Block] = [Table("Successes with Wilson's interval; median steps.", columns, rows)]
+    steps = {
+        good: [o["steps"] for o in run.outcomes if o.get("success") is good and o.get("steps")]
+        for good in (True, False)
+    }
+    if all(steps.values()) and np.median(steps[False]) > np.median(steps[True]):
+        blocks.append(
+            Text(
+                f"A success ends the episode, a failure goes on ({np.median(steps[False]):.0f} "
+                "steps). What differs between outcomes below is a mean over all calls of an "
+                "episode, late ones of failures included: it describes, it does not explain."
+            )
+        )
+    return tuple(blocks)
 
 
 def focus_blocks(run: PolicyRun) -> tuple[Block, ...]:

@@ -80,7 +80,7 @@ def test_families_and_pictures(report):
     html = render(report)
     for words in ("lift-action", "effects-target-lift", "outcomes"):
         assert words in str(twin(report)), words
-    assert "packages.jax" in html and "Wilson" in html
+    assert "packages.jax" in html and "Wilson" in html and "a failure goes on (27 steps)" in html
 
 
 def test_success_rates_are_wilson():
@@ -105,6 +105,12 @@ def test_without_an_analysis_the_report_shows_success():
 
 def test_unknown_families_ask_by_their_name():
     assert question("my_own").title == "My own"
+
+
+def test_equally_long_outcomes_need_no_warning():
+    outcomes = [{"task": "pick", "success": n < 5, "steps": 20} for n in range(10)]
+    page = render(build_policy_report(run_of(outcomes=outcomes)))
+    assert "a failure goes on" not in page
 
 
 if __name__ == "__main__":
