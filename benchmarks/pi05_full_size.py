@@ -144,7 +144,7 @@ def predict(folder: pathlib.Path, precision: str) -> dict[str, Any]:
 
     started = time.perf_counter()
     description = describe(folder, precision=precision)
-    before = _peak_bytes()
+    before = _resident_bytes()
     policy = with_weights(description, capture=Selection.parse(SELECTION))
     stage("read", started)
     config, params = policy.config, policy._params
@@ -186,6 +186,12 @@ def predict(folder: pathlib.Path, precision: str) -> dict[str, Any]:
         "ceiling_bytes_per_s": bandwidth,
         "holds": result["above_parameters"] <= ALLOWANCE_BYTES,
     }
+
+
+def _resident_bytes() -> int:
+    """Resident memory of this process now; 0 where the system does not tell."""
+    statm = pathlib.Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else 0
 
 
 def _peak_bytes() -> int:
