@@ -6,12 +6,12 @@ goes to the prompt, to the other camera and to other heads stays free. A camera 
 covers nothing does not count. A policy trained so looks at its target because it was told to:
 say so wherever its attention is interpreted.
 
-Axis names: b batch, d draws, l layer, h head, c cameras, n patches of a camera, H action horizon.
+Axis names: b batch, d draws, l layer, c cameras, n patches of a camera, k = c n of all cameras.
 
     supervision = Supervision(weight=0.1, layers="1,2", heads="0,1")
-    plan = supervision.plan(config, watched, params, *args)
-    (errors, _), maps = capture(watched, plan)(params, *args)
-    loss = supervision.loss(maps["suffix"]["full"], targets)             # (b,)
+    with taps.tapped(supervision.tap(config)):
+        errors, sown = flow_matching_draws(..., watch=True)
+    loss = supervision.loss(looks(sown["suffix"]), targets)             # (b,)
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from attn_jax.core import taps
 from attn_jax.core.errors import ConfigError
-from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.typing import AnyArray, Array, Float
 from attn_jax.models.pi05.config import Pi05Config
-from attn_jax.probe.capture import ApplyFn, discover
-from attn_jax.probe.select import Plan, Selection, resolve
 
 STREAM = "suffix"
 _SMALL = 1e-6  # added to probabilities before the logarithm
@@ -38,11 +37,11 @@ class Supervision:
 
     Attributes:
       weight: factor on the loss; 0 supervises nothing.
-      layers: of the action expert, as a capture selection has them: `all`, `last:2` or `1,2`.
-      heads: `all` or numbers.
+      layers: of the action expert: `all`, or numbers such as `1,2`.
+      heads: the same.
 
     Raises:
-      ConfigError: a negative weight, or layers and heads that no selection can have.
+      ConfigError: a negative weight, or layers or heads that are no such list.
     """
 
     weight: float = 0.0
@@ -51,47 +50,86 @@ class Supervision:
 
     def __post_init__(self):
         if not self.weight >= 0:
-            raise ConfigError(f"must be at least 0, got {self.weight}", where="weight")
-        self.selection()
+            raise ConfigError(f"must be at least 0, got {self.weight}", where="supervision.weight")
+        for field in ("layers", "heads"):
+            words = getattr(self, field).split(",")
+            if words != ["all"] and not all(word.isdecimal() for word in words):
+                raise ConfigError(
+                    f"{getattr(self, field)!r} is no list of numbers",
+                    where=f"supervision.{field}",
+                    fix="Write all or 1,2",
+                )
 
-    def selection(self) -> Selection:
-        """What is captured for the loss."""
-        return Selection.parse(
-            f"streams={STREAM};layers={self.layers};heads={self.heads};queries=action;keys=image;"
-            "reduce=full;dtype=float32"
-        )
-
-    def plan(self, config: Pi05Config, apply_fn: ApplyFn, params: Any, *args: Any) -> Plan:
-        """The plan for a function whose prefix is all cameras and the whole prompt.
+    def tap(self, config: Pi05Config) -> LookTap:
+        """What keeps the attention for the loss, of a model whose prefix has all its cameras.
 
         Raises:
           ConfigError: a layer or head that the model does not have.
         """
-        image = len(config.cameras) * config.architecture.image_tokens
-        prefix = image + config.prompt_length
-        action = tuple(range(prefix, prefix + config.chunk_size))
-        groups = (
-            TokenGroup("image", tuple(range(image))),
-            TokenGroup("prompt", tuple(range(image, prefix))),
-            TokenGroup("action", action),
-        )
-        layout = TokenLayout(prefix + config.chunk_size, groups, queries=action)
-        return resolve(self.selection(), discover(apply_fn, {STREAM: layout}, params, *args))
+        sizes = config.architecture
+        layers = self._numbers("layers", sizes.depth)
+        heads = self._numbers("heads", sizes.heads)
+        return LookTap(layers, heads, len(config.cameras) * sizes.image_tokens)
+
+    def _numbers(self, field: str, count: int) -> tuple[int, ...]:
+        text = getattr(self, field)
+        found = tuple(range(count)) if text == "all" else tuple(int(n) for n in text.split(","))
+        if max(found) >= count:
+            raise ConfigError(
+                f"{max(found)} is outside 0..{count - 1}", where=f"supervision.{field}"
+            )
+        return found
 
     def loss(
-        self, maps: Float[AnyArray, "b d l h H k"], targets: Float[AnyArray, "b c n"]
+        self, looks: Float[AnyArray, "l d b k"], targets: Float[AnyArray, "b c n"]
     ) -> Float[Array, " b"]:
         """Cross entropy of every sample, mean over draws, layers and the cameras that count.
 
         Args:
-          maps: probabilities of the actions on the k = c n patches.
+          looks: share of the actions' attention that each patch receives.
           targets: non-negative; of a camera they may sum to anything, zeros do not count.
         """
-        _, cameras, patches = targets.shape
-        looks = jnp.mean(maps, axis=(3, 4)).reshape(*maps.shape[:3], cameras, patches)
-        share = looks / (jnp.sum(looks, axis=-1, keepdims=True) + _SMALL)
+        share = jnp.asarray(looks).reshape(*looks.shape[:3], *targets.shape[1:])
+        share = share / (jnp.sum(share, axis=-1, keepdims=True) + _SMALL)
         total = jnp.sum(targets, axis=-1, keepdims=True)
         wanted = jnp.asarray(targets) / jnp.where(total > 0, total, 1.0)
-        entropy = -jnp.sum(wanted[:, None, None] * jnp.log(share + _SMALL), axis=-1)
+        entropy = -jnp.sum(wanted * jnp.log(share + _SMALL), axis=-1)  # (l, d, b, c)
         counts = jnp.sum(total[..., 0] > 0, axis=-1)  # (b,)
-        return jnp.mean(jnp.sum(entropy, axis=-1), axis=(1, 2)) / jnp.maximum(counts, 1)
+        return jnp.mean(jnp.sum(entropy, axis=-1), axis=(0, 1)) / jnp.maximum(counts, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class LookTap:
+    """Sows, of chosen layers, how much of the queries' attention each patch receives.
+
+    Attributes:
+      layers, heads: numbers.
+      patches: k, number of patches of all cameras; they are the first keys.
+    """
+
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    patches: int
+
+    def capture(self, site: taps.Site, probs: Any) -> Any | None:
+        """(b, k), mean over the chosen heads and all queries; None at other sites."""
+        if site.stream != STREAM or site.layer not in self.layers:
+            return None
+        return jnp.mean(probs[:, jnp.asarray(self.heads), :, : self.patches], axis=(1, 2))
+
+    def edits(self, site: taps.Site) -> bool:
+        """Nothing is edited."""
+        return False
+
+    def edit_logits(self, site: taps.Site, logits: Any) -> Any:
+        """The logits as they are."""
+        return logits
+
+    def edit_probs(self, site: taps.Site, probs: Any) -> Any:
+        """The probabilities as they are."""
+        return probs
+
+
+def looks(sown: Any) -> Float[Array, "l d b k"]:
+    """What was sown at all layers, in one array; the order of the layers does not matter."""
+    return jnp.stack(jax.tree.leaves(sown))

@@ -30,6 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from attn_jax.core import taps
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.training import Aux
 from attn_jax.core.typing import AnyArray, Array, Batch, Float, Params, PRNGKey
@@ -39,8 +40,7 @@ from attn_jax.models.pi05.config import Pi05Config
 from attn_jax.models.pi05.lora import LORA, LoraConfig, applied, init_lora, without_lora
 from attn_jax.models.pi05.model import Pi05Inputs, init_params
 from attn_jax.models.pi05.sample import flow_matching_draws
-from attn_jax.models.pi05.supervision import STREAM, Supervision
-from attn_jax.probe.capture import capture
+from attn_jax.models.pi05.supervision import Supervision, looks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,13 +132,9 @@ class Pi05Task:
                 fix="Record with --config.dataset.look_at=true, or set supervision.weight to 0",
             )
 
-        def watched(params: Params, *args: Any) -> tuple[Array, Any]:
-            return self._errors(params, *args, watch=True)
-
-        arguments = params, batch, noise, times, images
-        plan = self.supervision.plan(self.config, watched, *arguments)
-        errors, maps = capture(watched, plan)(*arguments)
-        return errors, self.supervision.loss(maps[STREAM]["full"], batch["look_at"])
+        with taps.tapped(self.supervision.tap(self.config)):
+            errors, sown = self._errors(params, batch, noise, times, images, watch=True)
+        return errors, self.supervision.loss(looks(sown["suffix"]), batch["look_at"])
 
     def errors(
         self,

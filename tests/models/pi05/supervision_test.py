@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from attn_jax.core.errors import ConfigError
+from attn_jax.core.taps import Site
 from attn_jax.models.pi05.supervision import Supervision
 from attn_jax.models.pi05.task import Pi05Task
 from tests import testing
@@ -18,34 +19,50 @@ from tests.models.pi05 import small
 
 
 def test_the_loss_is_the_cross_entropy_of_each_camera():
-    maps = np.random.default_rng(0).uniform(size=(2, 3, 1, 2, 4, 8)).astype(np.float32)
+    looks = np.random.default_rng(0).uniform(size=(1, 3, 2, 8)).astype(np.float32)
     targets = np.zeros((2, 2, 4), np.float32)
     targets[0, 0, 1] = 0.5  # whatever it sums to
     targets[1, 0, :2] = 0.25
     targets[1, 1, 3] = 1.0
-    found = np.asarray(Supervision(1.0).loss(maps, targets))
-    mean = maps.astype(np.float64).mean((3, 4)).reshape(2, 3, 1, 2, 4)
-    share = mean / mean.sum(-1, keepdims=True)
-    first = -np.log(share[0, :, :, 0, 1]).mean()  # the other camera does not see the target
-    second = (-np.log(share[1, :, :, 0, :2]).mean(-1) - np.log(share[1, :, :, 1, 3])).mean() / 2
-    np.testing.assert_allclose(found, [first, second], rtol=1e-4)
+    found = np.asarray(Supervision(1.0).loss(looks, targets))
+    share = looks.astype(np.float64).reshape(3, 2, 2, 4)
+    share = share / share.sum(-1, keepdims=True)
+    first = -np.log(share[:, 0, 0, 1]).mean()  # the other camera does not see the target
+    both = -np.log(share[:, 1, 0, :2]).mean(-1) - np.log(share[:, 1, 1, 3])
+    np.testing.assert_allclose(found, [first, both.mean() / 2], rtol=1e-4)
 
 
 def test_nothing_seen_counts_nothing():
-    maps = np.full((1, 1, 1, 1, 2, 4), 0.25, np.float32)
+    looks = np.full((1, 1, 1, 4), 0.25, np.float32)
     loss, slope = jax.value_and_grad(
-        lambda maps: Supervision(1.0).loss(maps, jnp.zeros((1, 2, 2)))[0]
-    )(maps)
+        lambda looks: Supervision(1.0).loss(looks, jnp.zeros((1, 2, 2)))[0]
+    )(looks)
     assert loss == 0 and not np.asarray(slope).any()
+
+
+def test_the_tap_keeps_patches_of_the_chosen_heads_and_layers():
+    tap = Supervision(1.0, layers="1", heads="0,2").tap(small.CONFIG)
+    patches = 3 * small.SIZES.image_tokens
+    probs = np.random.default_rng(0).uniform(size=(2, 4, 3, patches + 5)).astype(np.float32)
+    kept = tap.capture(Site("suffix", 1), probs)
+    np.testing.assert_allclose(kept, probs[:, [0, 2], :, :patches].mean((1, 2)), rtol=1e-5)
+    assert tap.capture(Site("suffix", 0), probs) is None
+    assert tap.capture(Site("prefix", 1), probs) is None
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"weight": -1.0}, "at least 0"), ({"layers": "first"}, "layers"), ({"heads": "x"}, "heads")],
+    [
+        ({"weight": -1.0}, "at least 0"),
+        ({"layers": "first"}, r"supervision\.layers"),
+        ({"heads": "0,x"}, r"supervision\.heads"),
+        ({"layers": "0,2"}, r"supervision\.layers: 2 is outside 0\.\.1"),
+        ({"heads": "4"}, r"supervision\.heads: 4 is outside 0\.\.3"),
+    ],
 )
 def test_bad_settings(fields, message):
     with pytest.raises(ConfigError, match=message):
-        Supervision(**fields)
+        Supervision(**fields).tap(small.CONFIG)
 
 
 @pytest.fixture(scope="module")
