@@ -3,7 +3,7 @@
 #
 # Usage: ./bootstrap.sh [core|dev|bridge]        (core when nothing is said)
 #
-#   core    what the product needs                            about 70 packages, 300 MB to download
+#   core    what the product needs                            about 90 packages, 300 MB to download
 #   dev     core, and what tests and linters need
 #   bridge  dev, torch and lerobot, for the parity tests      about 150 packages, 3 GB to download
 #

@@ -56,7 +56,6 @@ HEAVY = {
     "ray": (),
     "robosuite": ("robots.libero",),
     "timm": (),
-    "tokenizers": ("attn_jax.bridge.tokenizer",),
     "torch": ("attn_jax.bridge.torch_weights", "robots.lerobot_policy_attn_jax"),
     "torchvision": (),
     "transformers": (),
