@@ -12,7 +12,7 @@ PYTEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile
 BENCHMARKS = $(filter-out benchmarks/__init__.py benchmarks/torch_canvas.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core lint format bench bazel-test build-files lock setup setup-all clean
+.PHONY: help demo test test-core rollout lint format bench bazel-test build-files lock setup setup-all clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,11 @@ test: setup-all ## Every test; includes the parity tests against torch (3.5 GB o
 
 test-core: setup ## Every test that needs neither torch nor lerobot.
 	$(PYTEST) -m "not bridge" $(PYTEST_ARGS)
+
+rollout: setup ## The tabletop policy of the repository for one episode; needs no torch.
+	$(PYTHON) -m launch.evaluate --checkpoint=robots/tabletop/policy \
+	  --config=configs/rollout.py:tabletop --config.episodes=1 --capture=reduce=patch_map \
+	  --workdir=out/rollout/$$(date +%s)
 
 lint: setup ## Formatting, lint rules, types, and which package may import which.
 	$(PYTHON) -m ruff format --check .

@@ -65,7 +65,7 @@ def test_all_stages_run_and_the_summary_comes_last(run_ci):
     code, last, calls = run_ci()
     assert code == 0
     assert last == "======== 7 passed in 1.23s ========"
-    assert calls == ["make lint", "make test", "make bazel-test"]
+    assert calls == ["make lint", "make rollout", "make test", "make bazel-test"]
 
 
 @pytest.mark.parametrize("kind", ["pytest.skip", "pytest.xfail"])
@@ -76,7 +76,9 @@ def test_a_test_that_did_not_count_fails_the_run(run_ci, kind):
     assert last == "======== 7 passed in 1.23s ========"
 
 
-@pytest.mark.parametrize(("stage", "ran"), [("lint", 1), ("test", 2), ("bazel-test", 3)])
+@pytest.mark.parametrize(
+    ("stage", "ran"), [("lint", 1), ("rollout", 2), ("test", 3), ("bazel-test", 4)]
+)
 def test_a_failing_stage_stops_the_run(run_ci, stage, ran):
     code, _, calls = run_ci(failing=stage)
     assert code == 1
