@@ -51,6 +51,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         # Demonstrate each scene once for every thing that could be meant.
         "every_target": False,
     }
+    # Scenes that come before the episodes, cut off after some steps: what a policy that has to read
+    # its prompt needs most of, since a hand half way tells where it is going.
+    config.starts = {"scenes": 0, "steps": 8}
     config.dataset = {
         # image (PNG, lossless) or video (H.264)
         "storage": "image",

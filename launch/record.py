@@ -82,6 +82,8 @@ def record_demonstrations(
         masks=options.masks,
         look_at=options.look_at,
         keep_failures=options.keep_failures,
+        starts=config.starts.scenes,
+        start_steps=config.starts.steps,
         jobs=config.jobs,
     )
     app.prepare_workdir(workdir, config)

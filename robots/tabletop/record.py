@@ -11,6 +11,7 @@ summary = record(TabletopConfig(), "out/demos", seed=0, episodes=200, storage="i
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pathlib
 
@@ -38,12 +39,13 @@ _SAY_EVERY = 50
 
 @dataclasses.dataclass(frozen=True)
 class RecordSummary:
-    """What was written; `attempts` counts the dropped failures too."""
+    """What was written; `attempts` counts the dropped failures too, starts are no attempts."""
 
     episodes: int
     frames: int
     successes: int
     attempts: int
+    starts: int
 
 
 def record(
@@ -56,20 +58,25 @@ def record(
     masks: bool = True,
     look_at: bool = False,
     keep_failures: bool = True,
+    starts: int = 0,
+    start_steps: int = 8,
     jobs: int = 1,
 ) -> RecordSummary:
-    """Records demonstrations; scene i has the environment's seed `seed + i`.
+    """Records demonstrations; scene i has the environment's seed `seed + i`, starts come first.
 
     Args:
       config: what is demonstrated.
       folder: of the dataset.
       seed: of the first scene.
-      episodes: number of scenes; as many attempts but under `config.every_target`.
+      episodes: number of whole scenes; as many attempts but under `config.every_target`.
       storage: "image" (PNG, lossless) or "video" (H.264).
       masks: write object masks.
       look_at: write for every camera which cells of an 8 x 8 grid the target covers, the feature
         `look_at.<camera>`, which supervised attention learns from.
       keep_failures: keep episodes without success, flagged; else leave them out.
+      starts: number of further scenes, of which only the first steps are recorded: those in which
+        only the prompt says where to go. They count as failures in the dataset, and are kept.
+      start_steps: number of these steps.
       jobs: processes; the dataset does not depend on it.
 
     Raises:
@@ -80,6 +87,12 @@ def record(
         raise ConfigError(
             f"{episodes} episodes from seed {seed} by {jobs} processes",
             fix="Use at least one episode and process (-1: one per core), and no negative seed",
+        )
+    if starts < 0 or start_steps < 1:
+        raise ConfigError(
+            f"{starts} starts of {start_steps} steps",
+            where="starts",
+            fix="Use no negative number of starts, and at least one step",
         )
     env = config.make_env()
     folder = pathlib.Path(folder)
@@ -94,13 +107,18 @@ def record(
     if look_at:
         cells = tuple(f"{row}_{column}" for row in range(LOOK_GRID) for column in range(LOOK_GRID))
         features |= {LOOK_AT.format(camera.name): vector_feature(cells) for camera in env.cameras}
-    frames = kept = successes = attempts = 0
+    frames = kept = successes = attempts = started = 0
+    cut = dataclasses.replace(config, max_steps=start_steps)
+    seeds = range(seed, seed + starts + episodes)
+    demos = itertools.chain(
+        ((True, demo) for demo in demonstrations(cut, seeds[:starts], jobs)),
+        ((False, demo) for demo in demonstrations(config, seeds[starts:], jobs)),
+    )
     with LeRobotWriter(folder, fps=FPS, features=features, robot_type="tabletop") as writer:
         (folder / MASK_FILE).parent.mkdir(parents=True, exist_ok=True)
         with (folder / EPISODES_FILE).open("w", encoding="utf-8") as log:
-            seeds = range(seed, seed + episodes)
-            for demo in demonstrations(config, seeds, jobs):
-                if demo.success or keep_failures:
+            for is_start, demo in demos:
+                if is_start or demo.success or keep_failures:
                     note = {"seed": demo.info["seed"], "success": demo.success}
                     columns = {**demo.frames, **(target_shares(demo) if look_at else {})}
                     index = writer.add_episode(columns, demo.info["prompt"], note)
@@ -109,11 +127,16 @@ def record(
                     log.write(json.dumps({"episode_index": index, **demo.info}) + "\n")
                     kept += 1
                     frames += demo.info["length"]
-                successes += demo.success
-                attempts += 1
-                if attempts % _SAY_EVERY == 0:
-                    logging.info("%d episodes, %d successes", attempts, successes)
-    return RecordSummary(kept, frames, successes, attempts)
+                if is_start:
+                    started += 1
+                else:
+                    successes += demo.success
+                    attempts += 1
+                if (started + attempts) % _SAY_EVERY == 0:
+                    logging.info(
+                        "%d starts, %d whole episodes, %d successes", started, attempts, successes
+                    )
+    return RecordSummary(kept, frames, successes, attempts, started)
 
 
 def target_shares(demo: Demonstration) -> dict[str, Float[NumpyArray, "t n"]]:

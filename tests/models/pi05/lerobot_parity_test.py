@@ -110,8 +110,12 @@ def test_a_whole_prediction_in_float32(compared):
 
 def test_the_key_value_cache_in_float32(compared):
     case, batch, expected, checkpoint = compared
+    _close_cache(checkpoint, _inputs(case, batch), expected)
+
+
+def _close_cache(checkpoint, inputs, expected) -> None:
     encode = jax.jit(functools.partial(Pi05(checkpoint.config).apply, method="encode"))
-    cache, _ = encode({"params": checkpoint.params}, _inputs(case, batch))
+    cache, _ = encode({"params": checkpoint.params}, inputs)
     _close(np.stack([keys for keys, _ in cache.layers]), expected.keys, 1e-5)
     _close(np.stack([values for _, values in cache.layers]), expected.values, 1e-5)
 
@@ -174,6 +178,7 @@ def test_a_long_prediction_in_float32(compare):
     suffix = _maps(sown["suffix"], "expert", case.sizes.depth).swapaxes(0, 1)
     _close(suffix, expected.suffix, 2e-6)
     _close(_maps(sown["prefix"], "backbone", case.sizes.depth), expected.prefix, 2e-6)
+    _close_cache(checkpoint, inputs, expected)
 
 
 @pytest.mark.slow

@@ -39,6 +39,21 @@ def test_a_scene_gives_an_episode_for_every_target(tmp_path):
     assert [note["seed"] for note in read_episodes(tmp_path / "d")] == [7, 7, 8, 8]
 
 
+def test_starts_come_first_and_are_cut_off(tmp_path):
+    config = TabletopConfig(size=8, every_target=True)
+    summary = record(
+        config, tmp_path / "d", seed=7, episodes=1, starts=2, start_steps=3, keep_failures=False
+    )
+    assert (summary.starts, summary.attempts, summary.successes, summary.episodes) == (4, 2, 2, 6)
+    notes = read_episodes(tmp_path / "d")
+    assert [note["seed"] for note in notes] == [7, 7, 8, 8, 9, 9]
+    assert [note["length"] for note in notes[:4]] == [3] * 4
+    assert not any(note["success"] for note in notes[:4]) and notes[5]["success"]
+    whole = next(demonstrations(config, [7]))
+    actions = open_dataset(tmp_path / "d").column("action")
+    np.testing.assert_array_equal(actions[:3], whole.frames["action"][:3])
+
+
 def test_where_the_target_is(tmp_path):
     config = TabletopConfig(size=16)
     record(config, tmp_path / "d", seed=7, episodes=1, masks=False, look_at=True)
@@ -72,7 +87,17 @@ def test_without_masks(tmp_path):
         read_episodes(tmp_path)
 
 
-@pytest.mark.parametrize("fields", [{"episodes": 0}, {"seed": -1}, {"jobs": 0}, {"storage": "gif"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"episodes": 0},
+        {"seed": -1},
+        {"jobs": 0},
+        {"storage": "gif"},
+        {"starts": -1},
+        {"starts": 1, "start_steps": 0},
+    ],
+)
 def test_bad_settings_leave_nothing(tmp_path, fields):
     with pytest.raises(ConfigError):
         record(SMALL, tmp_path / "d", **({"seed": 0, "episodes": 1} | fields))
