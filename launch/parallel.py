@@ -54,8 +54,8 @@ def parallel(
       work: a function of a module (workers import it), whose argument and result can be sent.
       items: its arguments.
       jobs: how many at a time; 1 runs in this process, whatever the back end, except on a cluster.
-      backend: `loky` (processes), `threading`, `ray` or `dask` (a cluster that is already
-        connected, or one on this machine).
+      backend: `loky` (processes), `threading`, `ray` or `dask` (the cluster of RAY_ADDRESS or
+        DASK_SCHEDULER_ADDRESS or one that this process is connected to, else one on this machine).
 
     Raises:
       ConfigError: a back end that is unknown or not installed.
@@ -66,9 +66,27 @@ def parallel(
         return
     with contextlib.ExitStack() as stack:
         if backend == "dask":
-            distributed = importlib.import_module("distributed")
-            stack.enter_context(distributed.Client(processes=False, n_workers=jobs))
+            stack.enter_context(_dask_client(jobs))
         with joblib.parallel_config(backend=backend, n_jobs=jobs):
+            if backend == "ray":  # cannot return as a generator: one group after the other
+                for first in range(0, len(items), jobs):
+                    group = items[first : first + jobs]
+                    yield from joblib.Parallel(batch_size=1)(
+                        joblib.delayed(work)(item) for item in group
+                    )
+                return
             # At most one item per job waits, so memory does not grow with the number of items.
             runner = joblib.Parallel(return_as="generator", pre_dispatch=jobs, batch_size=1)
             yield from runner(joblib.delayed(work)(item) for item in items)
+
+
+def _dask_client(jobs: int) -> Any:
+    """The client that this process has, one of the scheduler that is configured, or a new one."""
+    distributed = importlib.import_module("distributed")
+    try:
+        return contextlib.nullcontext(distributed.Client.current())
+    except ValueError:
+        pass  # this process is connected to no cluster
+    if importlib.import_module("dask").config.get("scheduler-address", None):
+        return distributed.Client()
+    return distributed.Client(processes=False, n_workers=jobs)

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 
+import joblib
 import pytest
 
 from attn_jax.core.errors import ConfigError
@@ -31,6 +32,22 @@ def test_unknown_and_missing_backends():
                 list(parallel(math.factorial, [1], backend=backend))
         else:
             assert list(parallel(math.factorial, [3, 4], backend=backend)) == [6, 24]
+
+
+class NoGenerator(joblib._parallel_backends.ThreadingBackend):
+    """As Ray's, which refuses `return_as="generator"`."""
+
+    supports_return_generator = False
+
+
+def test_ray_needs_no_generator(monkeypatch):
+    monkeypatch.setitem(joblib.parallel.BACKENDS, "ray", NoGenerator)
+    monkeypatch.setattr("launch.parallel.register", lambda _: None)
+    assert list(parallel(math.factorial, range(7), jobs=3, backend="ray")) == [
+        *map(math.factorial, range(7))
+    ]
+    with pytest.raises(ValueError, match="return_as=generator"), joblib.parallel_config("ray"):
+        joblib.Parallel(return_as="generator", n_jobs=2)
 
 
 if __name__ == "__main__":
