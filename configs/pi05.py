@@ -54,6 +54,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         # `exact`: quantiles over all frames; `dataset`: those of its meta/stats.json.
         "statistics": "exact",
         "sampling": "epoch",
+        # First frames of episodes are repeated until they are this share of all samples.
+        "start_share": 0.0,
         # Pictures are decoded once when all of them together need no more than this.
         "cache_gb": 4.0,
         # Folder or name of a tokenizer; empty = that of `init_from`, or one made of the task texts.
@@ -66,8 +68,16 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "draws": 1,
     }
     # With a weight, actions learn where to look, in these layers and heads of the expert: at what
-    # the dataset's `look_at.<camera>` covers (attn_jax/models/pi05/supervision.py).
-    config.supervision = {"weight": 0.0, "layers": "all", "heads": "all"}
+    # the dataset's `look_at.<camera>` covers (attn_jax/models/pi05/supervision.py), and, in
+    # `word_layers` and `word_heads`, at these words of the prompt.
+    config.supervision = {
+        "weight": 0.0,
+        "layers": "all",
+        "heads": "all",
+        "words": "",
+        "word_layers": "0",
+        "word_heads": "all",
+    }
     config.augment = {"shift": 0, "brightness": 0.0, "contrast": 0.0}
     # LeRobot's freeze_vision_encoder and train_expert_only.
     config.freeze = {"vision_encoder": False, "train_expert_only": False}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,9 +27,10 @@ from attn_jax.bridge.pi05 import camera_name
 from attn_jax.bridge.pi05_write import lerobot_settings
 from attn_jax.bridge.processors import Processors
 from attn_jax.bridge.processors_write import processor_files, read_files, usable, write_files
+from attn_jax.bridge.tokenizer import Tokens
 from attn_jax.bridge.word_tokenizer import vocabulary_size, word_tokenizer
 from attn_jax.core.errors import ConfigError
-from attn_jax.core.typing import Float, NumpyArray
+from attn_jax.core.typing import Bool, Float, NumpyArray
 from attn_jax.data.action_chunks import ActionChunks, split_episodes
 from attn_jax.data.batches import BatchIterator
 from attn_jax.data.lerobot import Dataset, open_dataset
@@ -73,14 +75,15 @@ def build(config: ml_collections.ConfigDict) -> Built:
     )
     files = _files(config, dataset, keys, model, tokenizer)
     processors = _load(files, dataset, model)
-    make = BatchMaker(source, processors, model, keys, tuple(looks))
+    words = [word.strip() for word in config.supervision.words.split(",")] if looks else []
+    make = BatchMaker(source, processors, model, keys, tuple(looks), tuple(filter(None, words)))
     train, held_out = split_episodes(len(dataset.episodes), config.data.validation_share)
     task = _task(config, model)
     if len(held_out):
         batches = make.spread(source.samples(held_out), config.evaluation.samples)
         evaluations = {"validation": ChunkEvaluation(task, batches, seed=config.seed)}
         task = dataclasses.replace(task, evaluations=evaluations)
-    numbers = source.samples(train)
+    numbers = source.samples(train, config.data.start_share)
     sampler = make_sampler(
         config.data.sampling,
         size=len(numbers),
@@ -133,6 +136,7 @@ class BatchMaker:
       config: the model.
       image_keys: camera name -> feature.
       look_keys: feature that says where to look, of every camera; none without supervision.
+      words: words of prompts that are to be looked at.
 
     Raises:
       ConfigError: cells of such a feature that do not divide into the patches of the model.
@@ -143,6 +147,7 @@ class BatchMaker:
     config: Pi05Config
     image_keys: Mapping[str, str]
     look_keys: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     def __post_init__(self):
         for key in self.look_keys:
@@ -169,6 +174,8 @@ class BatchMaker:
             grid = self.config.architecture.grid
             shares = [pooled(raw[key], grid, key) for key in self.look_keys]
             looks["look_at"] = np.stack(shares, axis=1)
+        if self.words:
+            looks["look_at_words"] = tokens_of(values[names.PROMPT_TOKENS], self.words)
         return {
             **looks,
             "images": np.stack(pictures, axis=1),
@@ -204,6 +211,17 @@ def pooled(
         )
     blocks = cells.reshape(len(cells), rows, side // rows, columns, side // columns)
     return np.asarray(blocks.mean(axis=(2, 4)).reshape(len(cells), -1), np.float32)
+
+
+def tokens_of(prompts: Tokens, words: Sequence[str]) -> Bool[NumpyArray, "b k"]:
+    """Which tokens overlap with one of `words`, as whole words, in their prompt."""
+    pattern = re.compile(rf"\b(?:{'|'.join(re.escape(word) for word in words)})\b")
+    out = np.zeros(prompts.mask.shape, np.bool_)
+    for item, prompt in enumerate(prompts.prompts):
+        for found in pattern.finditer(prompt):
+            first, stop = prompts.spans[item, :, 0], prompts.spans[item, :, 1]
+            out[item] |= (first < found.end()) & (stop > found.start())
+    return out
 
 
 def _sized(picture: NumpyArray, side: int) -> NumpyArray:

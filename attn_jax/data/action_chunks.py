@@ -77,10 +77,29 @@ class ActionChunks:
         """Whether all pictures are in memory."""
         return self._pictures is not None
 
-    def samples(self, episodes: NumpyArray) -> NumpyArray:
-        """Numbers of all frames of these episodes, in order."""
+    def samples(self, episodes: NumpyArray, start_share: float = 0.0) -> NumpyArray:
+        """Numbers of all frames of these episodes, in order.
+
+        Args:
+          episodes: their numbers.
+          start_share: with more than 0, first frames are repeated behind the others until they are
+            about this share of all: in later frames the way that the hand has gone tells a policy
+            the goal, and it need not read its instruction.
+
+        Raises:
+          ConfigError: the share is not in [0, 1).
+        """
+        if not 0 <= start_share < 1:
+            raise ConfigError(
+                f"a share of {start_share} first frames",
+                where="start_share",
+                fix="Use 0 to below 1",
+            )
         bounds = self.dataset.episodes[np.asarray(episodes, np.int64)]
-        return np.concatenate([np.arange(first, stop) for first, stop in bounds])
+        every = np.concatenate([np.arange(first, stop) for first, stop in bounds])
+        firsts = bounds[:, 0]
+        wanted = start_share / (1 - start_share) * (len(every) - len(firsts))
+        return np.concatenate([every, np.tile(firsts, max(0, round(wanted / len(firsts)) - 1))])
 
     def gather(self, indices: NumpyArray) -> dict[str, Any]:
         """A batch of frames.

@@ -59,5 +59,15 @@ def test_episodes_are_held_out_whole(dataset):
             split_episodes(count, share)
 
 
+@pytest.mark.parametrize(("share", "first_frames"), [(0.0, 2), (0.3, 4), (0.5, 10), (0.75, 30)])
+def test_first_frames_are_repeated(dataset, share, first_frames):
+    source = ActionChunks(dataset, 3)
+    found = source.samples(np.arange(2), share)
+    assert found[:12].tolist() == list(range(12))
+    assert sorted(found[12:].tolist()) == sorted([0, 5] * (first_frames // 2 - 1))
+    with pytest.raises(ConfigError, match="share of 1"):
+        source.samples(np.arange(2), 1.0)
+
+
 if __name__ == "__main__":
     testing.main()

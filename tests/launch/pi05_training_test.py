@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from attn_jax.bridge.checkpoint_folder import open_checkpoint
+from attn_jax.bridge.tokenizer import Tokens
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.data.lerobot import open_dataset
 from attn_jax.train.checkpoints import load_params
 from configs.pi05 import get_config
 from launch import pi05_training, tasks, train
-from launch.pi05_training import build
+from launch.pi05_training import build, tokens_of
 from robots.tabletop.demonstrations import TabletopConfig
 from robots.tabletop.record import record
 from tests import testing
@@ -61,9 +62,15 @@ def test_pictures_of_another_size_are_resized_as_for_a_prediction(dataset):
 
 def test_supervised_batches_say_where_to_look(dataset, tmp_path):
     record(TabletopConfig(size=32), tmp_path / "d", seed=7, episodes=2, masks=False, look_at=True)
-    built = build(tiny(tmp_path / "d", **{"supervision.weight": 0.1}))
+    words = {"supervision.words": "cube, ball, cylinder", "data.start_share": 0.5}
+    built = build(tiny(tmp_path / "d", **{"supervision.weight": 0.1}, **words))
     batch = next(built.data)
     built.data.close()
+    # "<bos> task: find the red cube": one token is looked at.
+    assert batch["look_at_words"].sum(1).tolist() == [1] * 4
+    named = batch["tokens"][batch["look_at_words"]]
+    before = batch["tokens"][np.roll(batch["look_at_words"], -1, axis=1)]
+    assert not set(named.tolist()) & set(before.tolist())
     cells = open_dataset(tmp_path / "d").column("look_at.wrist")[batch["index"]]
     expected = cells.reshape(4, 4, 2, 4, 2).mean((2, 4)).reshape(4, 16)
     assert batch["look_at"].shape == (4, 2, 16)
@@ -74,6 +81,17 @@ def test_supervised_batches_say_where_to_look(dataset, tmp_path):
         build(config)
     with pytest.raises(InputError, match=r"no feature 'look_at\.front'"):
         build(tiny(dataset, **{"supervision.weight": 0.1}))
+
+
+def test_tokens_of_words():
+    prompt = "pick the red cube, not the cubes"
+    pieces = [("", 0, 0), ("pick", 0, 4), (" the", 4, 8), (" red", 8, 12), (" cu", 12, 15)]
+    pieces += [("be,", 15, 18), (" cubes", 26, 32)]
+    ids = np.zeros((1, 7), np.int32)
+    spans = np.array([[span[1:] for span in pieces]], np.int32)
+    tokens = Tokens(ids, ids == 0, spans, (prompt,), (tuple(p[0] for p in pieces),))
+    assert tokens_of(tokens, ("cube", "red")).tolist() == [[False] * 3 + [True] * 3 + [False]]
+    assert not tokens_of(tokens, ("blue",)).any()
 
 
 def test_what_is_frozen_follows_lerobots_options(dataset):

@@ -15,6 +15,7 @@ A batch has the model's input as the pre-processor makes it, and what the action
 | action_is_pad | (b, H)          | bool, True beyond the end of the episode                   |
 | look_at       | (b, c, n)       | float32 share of each patch that the target covers; only   |
 |               |                 | where attention is supervised                              |
+| look_at_words | (b, k)          | bool, tokens of words that are to be looked at; the same   |
 
     task = Pi05Task(config)
     params = task.init(jax.random.key(0))
@@ -40,7 +41,7 @@ from attn_jax.models.pi05.config import Pi05Config
 from attn_jax.models.pi05.lora import LORA, LoraConfig, applied, init_lora, without_lora
 from attn_jax.models.pi05.model import Pi05Inputs, init_params
 from attn_jax.models.pi05.sample import flow_matching_draws
-from attn_jax.models.pi05.supervision import Supervision, looks
+from attn_jax.models.pi05.supervision import PATCHES, WORDS, Supervision, looks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,11 @@ class Pi05Task:
 
         with taps.tapped(self.supervision.tap(self.config)):
             errors, sown = self._errors(params, batch, noise, times, images, watch=True)
-        return errors, self.supervision.loss(looks(sown["suffix"]), batch["look_at"])
+        loss = self.supervision.loss(looks(sown["suffix"], PATCHES), batch["look_at"])
+        if self.supervision.words:
+            words = jnp.asarray(batch["look_at_words"], jnp.float32)
+            loss += self.supervision.word_loss(looks(sown["suffix"], WORDS), words)
+        return errors, loss
 
     def errors(
         self,

@@ -12,7 +12,7 @@ import pytest
 
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.taps import Site
-from attn_jax.models.pi05.supervision import Supervision
+from attn_jax.models.pi05.supervision import PATCHES, WORDS, Supervision
 from attn_jax.models.pi05.task import Pi05Task
 from tests import testing
 from tests.models.pi05 import small
@@ -45,9 +45,29 @@ def test_the_tap_keeps_patches_of_the_chosen_heads_and_layers():
     patches = 3 * small.SIZES.image_tokens
     probs = np.random.default_rng(0).uniform(size=(2, 4, 3, patches + 5)).astype(np.float32)
     kept = tap.capture(Site("suffix", 1), probs)
-    np.testing.assert_allclose(kept, probs[:, [0, 2], :, :patches].mean((1, 2)), rtol=1e-5)
+    assert kept.keys() == {PATCHES}
+    np.testing.assert_allclose(kept[PATCHES], probs[:, [0, 2], :, :patches].mean((1, 2)), rtol=1e-5)
     assert tap.capture(Site("suffix", 0), probs) is None
     assert tap.capture(Site("prefix", 1), probs) is None
+
+
+def test_the_tap_keeps_words_where_they_are_asked_for():
+    settings = Supervision(1.0, layers="1", words="red", word_layers="0,1", word_heads="3")
+    tap = settings.tap(small.CONFIG)
+    patches, prompt = 3 * small.SIZES.image_tokens, small.CONFIG.prompt_length
+    probs = np.random.default_rng(0).uniform(size=(2, 4, 3, patches + prompt + 4))
+    first, second = (tap.capture(Site("suffix", layer), probs) for layer in (0, 1))
+    assert first.keys() == {WORDS} and second.keys() == {PATCHES, WORDS}
+    expected = probs[:, 3, :, patches : patches + prompt].mean(1)
+    np.testing.assert_allclose(first[WORDS], expected, rtol=1e-5)
+
+
+def test_the_loss_of_words_is_the_cross_entropy_with_all_attention():
+    looks = np.random.default_rng(0).uniform(0.01, 0.2, size=(2, 3, 2, 5)).astype(np.float32)
+    targets = np.array([[0, 1, 1, 0, 0], [0, 0, 0, 0, 0]], np.float32)
+    found = Supervision(1.0, words="red").word_loss(looks, targets)
+    expected = -np.log(looks.astype(np.float64)[:, :, 0, 1:3]).mean()
+    np.testing.assert_allclose(found, [expected, 0], rtol=1e-3)
 
 
 @pytest.mark.parametrize(
