@@ -99,6 +99,17 @@ def test_shadows_darken_only_the_table(world):
     assert (shaded.rgb[changed] < lit.rgb[changed]).all()
 
 
+@pytest.mark.parametrize("name", CAMERAS)
+def test_no_shadow_is_left_out(world, name, monkeypatch):
+    model, data = world
+    renderer = Renderer(model, CAMERAS[name].of_size(40, 40))
+    quick, cast = renderer.render(data), renderer._may_be_dark
+    table = quick.points_m[quick.geoms == model.geom("table").id].astype(float)
+    assert 0 < cast(data, table).mean() < 0.5
+    monkeypatch.setattr(renderer, "_may_be_dark", lambda _, points: np.ones(len(points), bool))
+    np.testing.assert_array_equal(renderer.render(data).rgb, quick.rgb)
+
+
 def test_rays_into_the_sky(world):
     model, data = world
     up = Camera("up", (0, 0, 0.5), (0, 0, 1), (1, 0, 0), height=4, width=4)
