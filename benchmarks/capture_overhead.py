@@ -69,7 +69,7 @@ class Programs:
         self.plan: Plan = resolve(
             Selection.parse(selection), discover(watched, layouts(config), params, canvas)
         )
-        with_maps = capture(watched, self.plan)
+        with_maps = capture(watched, self.plan, stack=False)
 
         def predict(params: Any, canvas: jax.Array) -> Any:
             return model.apply({"params": params}, canvas)

@@ -200,7 +200,7 @@ def record_attention(
     batch = source.gather(chosen)
     one = batch["canvas"][:1]
     plan = resolve(selection, discover(apply, layouts(recorded), params, one))
-    captured = capture(apply, plan)
+    captured = capture(apply, plan, stack=False)
 
     @jax.jit
     def program(params: Any, canvas: jax.Array) -> Any:

@@ -28,10 +28,11 @@ from attn_jax.core.errors import RecordError
 from attn_jax.core.layout import TokenLayout
 from attn_jax.core.record import AttentionRecord
 from attn_jax.core.typing import Array, Float
-from attn_jax.probe.codecs import MAP_REDUCTIONS, Encoded
+from attn_jax.probe.codecs import MAP_REDUCTIONS, Encoded, concatenated, layers_joined
 from attn_jax.probe.groups import StreamGroups
 from attn_jax.probe.select import ALL_KEYS, Plan, Stream, StreamPlan
 
+# Values are arrays, or a tuple of one for each layer.
 type Captured = dict[str, dict[str, Any]]
 type ApplyFn = Callable[..., tuple[Any, Any]]
 
@@ -154,12 +155,17 @@ def _take(x: Array, positions: Sequence[int], axis: int) -> Array:
     return jnp.take(x, np.asarray(positions), axis=axis)
 
 
-def capture(apply_fn: ApplyFn, plan: Plan) -> Callable[..., tuple[Any, Captured]]:
+def capture(
+    apply_fn: ApplyFn, plan: Plan, *, stack: bool = True
+) -> Callable[..., tuple[Any, Captured]]:
     """A function to be jitted: the outputs of `apply_fn` and the attention that `plan` keeps.
 
     Args:
       apply_fn: (params, *args) -> (outputs, variables), see the module docstring.
       plan: what is kept, from `resolve`.
+      stack: put the layers into one array, as below. Without, layers that are a Python loop leave
+        the program as a tuple of arrays with one layer each, which saves a copy of every map;
+        `codecs.encode` and `to_records` take either.
 
     Returns:
       (params, *args) -> (outputs, {stream: {reduction: (batch, denoise, layer, head, query,
@@ -173,7 +179,7 @@ def capture(apply_fn: ApplyFn, plan: Plan) -> Callable[..., tuple[Any, Captured]
     """
 
     def run(params: Any, *args: Any) -> tuple[Any, Captured]:
-        return _watch(apply_fn, SelectionTap(plan), params, args)
+        return _watch(apply_fn, SelectionTap(plan), params, args, stack)
 
     return run
 
@@ -196,13 +202,13 @@ def capture_grouped(apply_fn: ApplyFn, plan: Plan) -> Callable[..., tuple[Any, C
 
 
 def _watch(
-    apply_fn: ApplyFn, tap: SelectionTap, params: Any, args: tuple[Any, ...]
+    apply_fn: ApplyFn, tap: SelectionTap, params: Any, args: tuple[Any, ...], stack: bool = True
 ) -> tuple[Any, Captured]:
     with taps.tapped(tap):
         outputs, variables = apply_fn(params, *args)
     sown, plan = collect(variables), tap.plan
     return outputs, {
-        name: _assemble(stream, sown.get(name, {})) for name, stream in plan.streams.items()
+        name: _assemble(stream, sown.get(name, {}), stack) for name, stream in plan.streams.items()
     }
 
 
@@ -231,7 +237,9 @@ def collect(variables: Any, leaf: str = taps.PROBS) -> dict[str, dict[str, dict[
     return found
 
 
-def _assemble(plan: StreamPlan, sown: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
+def _assemble(
+    plan: StreamPlan, sown: Mapping[str, Mapping[str, Array]], stack: bool
+) -> dict[str, Any]:
     """Puts the layers of one stream into arrays (batch, denoise, layer, head, query, key)."""
     where = f"stream {plan.stream!r}"
     scanned = _SCANNED in sown
@@ -248,20 +256,29 @@ def _assemble(plan: StreamPlan, sown: Mapping[str, Mapping[str, Array]]) -> dict
     for name in plan.reductions:
         if scanned:
             maps = jnp.moveaxis(_take_layers(sown[_SCANNED][name], plan, where), -5, -4)
+            out[name] = _arranged(maps, name, plan, where)
+            continue
+        layers = [sown[str(layer)][name] for layer in plan.layers]
+        if stack:
+            out[name] = _arranged(jnp.stack(layers, axis=-4), name, plan, where)
         else:
-            maps = jnp.stack([sown[str(layer)][name] for layer in plan.layers], axis=-4)
-        # Now (..., batch, layer, head, query, key); what stands in front is the denoising scan.
-        if maps.ndim not in (5, 6):
-            raise RecordError(
-                f"{maps.ndim - 5} scans around {name}, at most one is allowed", where=where
-            )
-        maps = maps[None] if maps.ndim == 5 else maps
-        if maps.shape[0] != plan.source.num_denoise:
-            raise RecordError(
-                f"{maps.shape[0]} denoising steps, expected {plan.source.num_denoise}", where=where
-            )
-        out[name] = jnp.moveaxis(_take(maps, plan.denoise, 0), 0, 1)
+            apart = (jnp.expand_dims(maps, -4) for maps in layers)
+            out[name] = tuple(_arranged(maps, name, plan, where) for maps in apart)
     return out
+
+
+def _arranged(maps: Array, name: str, plan: StreamPlan, where: str) -> Array:
+    """(..., batch, layer, head, query, key), led by the denoising scan if there is one."""
+    if maps.ndim not in (5, 6):
+        raise RecordError(
+            f"{maps.ndim - 5} scans around {name}, at most one is allowed", where=where
+        )
+    maps = maps[None] if maps.ndim == 5 else maps
+    if maps.shape[0] != plan.source.num_denoise:
+        raise RecordError(
+            f"{maps.shape[0]} denoising steps, expected {plan.source.num_denoise}", where=where
+        )
+    return jnp.moveaxis(_take(maps, plan.denoise, 0), 0, 1)
 
 
 def _take_layers(maps: Array, plan: StreamPlan, where: str) -> Array:
@@ -355,7 +372,12 @@ def to_records(
     Raises:
       RecordError: streams of different batch sizes, or another number of plans than items.
     """
-    batch = {maps.shape[0] for reductions in captured.values() for maps in reductions.values()}
+    batch = {
+        part.shape[0]
+        for reductions in captured.values()
+        for maps in reductions.values()
+        for part in (maps if isinstance(maps, tuple) else (maps,))
+    }
     if len(batch) > 1:
         raise RecordError(f"streams have different batch sizes: {sorted(batch)}")
     count = next(iter(batch), 0)
@@ -373,6 +395,9 @@ def to_records(
 
 
 def _one_call(maps: Any, item: int) -> Any:
+    if isinstance(maps, tuple):
+        parts = [_one_call(part, item) for part in maps]
+        return concatenated(parts) if isinstance(parts[0], Encoded) else layers_joined(parts)
     if isinstance(maps, Encoded):
         return maps.call(item)
     # A view would keep the whole batch alive, and be written whole by some writers.

@@ -13,6 +13,7 @@ the device; the same arithmetic in NumPy serves arrays that are already on the h
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ CODECS = ("float16", "float32", "u8row")
 # Reductions that fill memory follow the selected codec; the others are small and stay lossless.
 MAP_REDUCTIONS = ("full", "head_mean", "patch_map")
 
+_LAYER = 2  # axis
 _ROUNDING = 1e-4  # softmax rows and means of them exceed 1 by rounding only
 _HALF_RELATIVE = 2.0**-11
 _HALF_ABSOLUTE = 2.0**-25
@@ -121,6 +123,25 @@ class Encoded:
 
     def __getitem__(self, index: Any) -> np.ndarray | np.floating:
         return np.asarray(self)[index]
+
+
+def concatenated(parts: Sequence[Encoded]) -> Encoded:
+    """One array from those of consecutive layers, all encoded alike."""
+    stats = [part.stats for part in parts]
+    xp: Any = np if isinstance(stats[0], np.ndarray) else jnp
+    lowest, error, dropped = xp.moveaxis(xp.stack(stats), -1, 0)
+    return dataclasses.replace(
+        parts[0],
+        data=layers_joined([part.data for part in parts]),
+        scale=None if parts[0].scale is None else layers_joined([part.scale for part in parts]),
+        stats=xp.stack([lowest.min(0), error.max(0), dropped.max(0)], axis=-1),
+    )
+
+
+def layers_joined(parts: Sequence[Any]) -> Any:
+    """Arrays (call, denoise, layer, ...) one behind the other; on the device where they are."""
+    xp: Any = np if isinstance(parts[0], np.ndarray) else jnp
+    return xp.concatenate(parts, axis=_LAYER)
 
 
 def _copied(x: Any) -> Any:
@@ -274,19 +295,25 @@ def _range(encoded: Encoded) -> tuple[float, float]:
     return float(data.min()), float(data.max())
 
 
-def encode(captured: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[str, dict[str, Encoded]]:
-    """Encodes what `capture` returned as its selection says; call it inside the jitted function."""
-    out: dict[str, dict[str, Encoded]] = {}
+def encode(captured: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[str, dict[str, Any]]:
+    """Encodes what `capture` returned as its selection says; call it inside the jitted function.
+
+    Returns:
+      {stream: {reduction: Encoded, or a tuple of them where layers came apart}}.
+    """
+    out: dict[str, dict[str, Any]] = {}
     for stream, reductions in captured.items():
         chosen = plan.streams[stream]
         out[stream] = {}
         for name, values in reductions.items():
             compact = chosen.compact_keys if name in ("full", "head_mean") else None
-            out[stream][name] = encode_array(
-                values,
-                plan.selection.dtype if name in MAP_REDUCTIONS else "float32",
+            coded = functools.partial(
+                encode_array,
+                codec=plan.selection.dtype if name in MAP_REDUCTIONS else "float32",
                 key_index=compact,
                 checked_queries=valid_positions(chosen.layout, "query") if compact else None,
                 undefined=name == "entropy",
             )
+            apart = isinstance(values, tuple)
+            out[stream][name] = tuple(map(coded, values)) if apart else coded(values)
     return out

@@ -16,6 +16,7 @@ from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.nn import fast_attention
 from attn_jax.nn.attention import Attention
 from attn_jax.probe.capture import SelectionTap, capture, discover, record_name, reduce, to_records
+from attn_jax.probe.codecs import Encoded, encode
 from attn_jax.probe.select import Selection, Stream, resolve
 from tests import testing
 
@@ -265,6 +266,29 @@ def test_records_are_labelled_and_answer_by_name(loop, x):
     np.testing.assert_allclose(mass.ravel(), reference[:, 7, 4:6].sum(-1), atol=1e-6)
     assert records[0]["encoder.entropy"].key_names[-1] == "all"
     assert records[0]["encoder.head_mean"].heads == ()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "u8row"])
+@pytest.mark.parametrize("on_host", [False, True])
+def test_layers_that_leave_apart_make_the_same_records(loop, x, dtype, on_host):
+    apply_fn = watched(Loop())
+    text = f"layers=0,3;reduce=full,patch_map,group_mass;dtype={dtype}"
+    plan = planned(apply_fn, "encoder", text, loop, x)
+
+    def records(stack: bool):
+        run = capture(apply_fn, plan, stack=stack)
+        maps = jax.jit(lambda *args: encode(run(*args)[1], plan))(loop, x)
+        assert isinstance(maps["encoder"]["full"], tuple) != stack
+        if on_host:
+            whole = lambda leaf: isinstance(leaf, Encoded)  # noqa: E731
+            maps = jax.tree.map(lambda coded: coded.on_host(), maps, is_leaf=whole)
+        return to_records(maps, plan)
+
+    for stacked, apart in zip(records(True), records(False), strict=True):
+        for name, record in stacked.items():
+            assert apart[name].layers == record.layers
+            np.testing.assert_array_equal(apart[name].values[:], record.values[:])
+            np.testing.assert_array_equal(apart[name].values.stats, record.values.stats)
 
 
 class Quiet(nn.Module):
