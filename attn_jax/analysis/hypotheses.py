@@ -26,7 +26,8 @@ Axis names: (call, denoise, layer, head, query, key), see `core.record`; o objec
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,8 +44,11 @@ from attn_jax.analysis.studies import (
     group_masses,
 )
 from attn_jax.core.errors import ConfigError, RecordError
+from attn_jax.core.typing import NumpyArray
 
 DENOISE = ("mean", "first", "last")
+#: Measures of H2.1 that are given for the first call too.
+FIRST = ("relative_l2", "jsd", "centroid_shift_px", "action_l2_std")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +171,11 @@ def objects(study: Study, options: Options) -> Iterator[pd.DataFrame]:
 
 
 def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
-    """H2.1: change of maps and actions in every variant, and from frame to frame."""
+    """H2.1: change of maps and actions in every variant, and from frame to frame.
+
+    Some measures also come as `<name>_first`, of the first call alone: where a prompt decides which
+    way to go, that is when it does, and in the frames that follow there is nothing left to decide.
+    """
     base = study.base
     variants = study.of_kind("noise", "paraphrase", "counterfactual", "negation", "empty")
     if not variants:
@@ -187,33 +195,30 @@ def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                     raise RecordError("recorded at other steps than the base", where=key)
                 now = changed.joined(options.denoise).mean(2)
                 found = shift.shift_metrics(mean, now, box=maps.box)
-                axes = {"metric": list(found), "env_step": maps.env_step, "layer": maps.layers}
-                yield tables.tidy(
-                    np.stack(list(found.values())), axes, variant=key, kind=other.kind, **labels
-                )
+                axes = {"env_step": maps.env_step, "layer": maps.layers}
+                yield from _with_first(found, axes, variant=key, kind=other.kind, **labels)
             if len(mean) > 1:
                 found = shift.shift_metrics(mean[:-1], mean[1:], box=maps.box)
-                axes = {"metric": list(found), "env_step": maps.env_step[:-1]}
-                yield tables.tidy(
-                    np.stack(list(found.values())),
-                    {**axes, "layer": maps.layers},
-                    variant="next_frame",
-                    kind="frame",
-                    **labels,
-                )
+                axes = {"env_step": maps.env_step[:-1], "layer": maps.layers}
+                yield from _with_first(found, axes, variant="next_frame", kind="frame", **labels)
     actions = base.episode.actions
     if actions is not None:
         std = actions.reshape(-1, actions.shape[-1]).std(0).astype(np.float64)
         for key, other in variants.items():
             if other.episode.actions is not None:
                 norm, _ = shift.action_delta(actions, other.episode.actions, std)
-                yield tables.tidy(
-                    norm,
-                    {"env_step": base.episode.env_step},
-                    metric="action_l2_std",
-                    variant=key,
-                    kind=other.kind,
-                )
+                axes = {"env_step": base.episode.env_step}
+                yield from _with_first({"action_l2_std": norm}, axes, variant=key, kind=other.kind)
+
+
+def _with_first(
+    found: Mapping[str, NumpyArray], axes: Mapping[str, Any], **labels: str
+) -> Iterator[pd.DataFrame]:
+    """Tables of measures (env_step, ...), and of `FIRST` for the first call alone."""
+    yield tables.tidy(np.stack(list(found.values())), {"metric": list(found), **axes}, **labels)
+    first = {f"{name}_first": values[:1] for name, values in found.items() if name in FIRST}
+    axes = {**axes, "env_step": axes["env_step"][:1]}
+    yield tables.tidy(np.stack(list(first.values())), {"metric": list(first), **axes}, **labels)
 
 
 def temporal_shift(study: Study, options: Options) -> Iterator[pd.DataFrame]:

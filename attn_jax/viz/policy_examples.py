@@ -114,16 +114,18 @@ def _of_camera(
         f"Calls of the episode, camera {camera}; all maps on one scale.",
     )  # fmt: skip
     if example.others:
-        changed = {"": chosen[call]}
+        # The first call: later, the way that was gone tells the goal and words say less.
+        changed = {"": chosen[0]}
         words = {"": example.prompt}
         for key, (text, view) in example.others.items():
-            changed[key], words[key] = view.maps(camera, query=QUERY).at()[call], text
+            changed[key], words[key] = view.maps(camera, query=QUERY).at()[0], text
         figure = attention_panels.difference_maps(
-            pictures[call], changed, input_size=size, prompts=words
+            pictures[0], changed, input_size=size, prompts=words
         )
+        first = f"camera {camera}, environment step {example.steps[0]}"
         add(
-            "words", figure, f"What other prompts change in the attention, {at}.",
-            f"The same frame and noise under other words ({where}), {at}.",
+            "words", figure, f"What other prompts change in the attention, {first}.",
+            f"The same frame and noise under other words ({where}), {first}.",
         )  # fmt: skip
     if full:
         atlas = maps.values[call, -1]

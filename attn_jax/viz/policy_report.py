@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 
 from attn_jax.viz import effect_plots, policy_examples, style
 from attn_jax.viz.policy_examples import Example
+from attn_jax.viz.policy_questions import QUESTIONS, question
 from attn_jax.viz.report import (
     Block,
     Definitions,
@@ -32,89 +33,6 @@ from attn_jax.viz.report import (
 
 MOST_ROWS = 12
 ALPHA = effect_plots.ALPHA
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What a family of tests asks.
-
-    Attributes:
-      title: the question.
-      effect: what the difference is, with its unit.
-      reading: how a row is read.
-    """
-
-    title: str
-    effect: str
-    reading: str
-
-
-QUESTIONS: dict[str, Question] = {
-    "target_lift": Question(
-        "Does attention lie on the object that the prompt names?",
-        "lift of the target minus 1",
-        "Lift is the share of attention on the object over its share of the picture: 1 is what "
-        "looking everywhere alike would give. The difference is lift - 1.",
-    ),
-    "objects_by_outcome": Question(
-        "Does attention on the target differ between success and failure?",
-        "success minus failure",
-        "Overlap is the share of attention on the target, concentration its mean over the largest "
-        "patches, IoU compares the hottest patches with the target.",
-    ),
-    "prompt_moves_attention": Question(
-        "Does another prompt move attention more than other noise or the next frame do?",
-        "change minus null floor",
-        "A change counts only where it exceeds the largest change that other noise, a paraphrase "
-        "or the next frame makes in the same episode.",
-    ),
-    "prompt_moves_actions": Question(
-        "Does another prompt change the actions more than other noise does?",
-        "change minus null floor, standard deviations",
-        "Distance of the action chunks, in standard deviations of the actions of the episode.",
-    ),
-    "attention_drifts": Question(
-        "Does attention on the target drift along the chunk and the denoising steps?",
-        "slope of the share per action or step",
-        "A positive slope means that later actions, or later denoising steps, look more at it.",
-    ),
-    "head_focus_by_outcome": Question(
-        "Are heads more or less focused in successes?",
-        "normalised entropy, success minus failure",
-        "Normalised entropy is 0 when one patch has everything and 1 when all have the same.",
-    ),
-    "nouns_look_at_their_object": Question(
-        "Do the words that name an object look at it?",
-        "lift minus 1",
-        "Attention of the word's tokens in the prefix; 1 is looking everywhere alike.",
-    ),
-    "budget_by_outcome": Question(
-        "Do successes spend more attention on vision or on language?",
-        "share of attention, success minus failure",
-        "Shares of all attention of the query that cameras and words receive.",
-    ),
-    "stability_by_outcome": Question(
-        "Is attention steadier from frame to frame in successes?",
-        "correlation, success minus failure",
-        "Correlation of the map with that of the next call.",
-    ),
-    "fidelity": Question(
-        "Do the patches with much attention matter for the actions?",
-        "fidelity",
-        "Patches with much attention, and a control set of the same shape, are hidden. Fidelity "
-        "compares how far the actions move: above 0 the attended patches matter more.",
-    ),
-    "turning_loses_objects": Question(
-        "Does attention stay on objects when the picture is turned?",
-        "overlap lost minus 0.2",
-        "A fifth of the overlap may be lost before it counts.",
-    ),
-    "answers_look_at_objects": Question(
-        "Do answers look at the object that the question asks about?",
-        "lift minus 1",
-        "1 is looking everywhere alike.",
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,7 +68,7 @@ def build_policy_report(run: PolicyRun) -> Report:
     sections += policy_examples.sections(run.examples)
     if analysed:
         sections.append(Section("focus", "Where attention goes, by layer", focus_blocks(run)))
-        for name in dict.fromkeys(map(str, run.table.family)):
+        for name in families(run):
             blocks = family_blocks(run, name)
             sections.append(Section(name.replace("_", "-"), question(name).title, blocks))
         sections.append(Section("heads", "Heads", head_blocks(run)))
@@ -175,16 +93,18 @@ def build_policy_report(run: PolicyRun) -> Report:
     return Report("What a policy looks at", tuple(sections), lead=f"{lead}.", data=plain(data))
 
 
-def question(family: str) -> Question:
-    """The question of a family; one that is not known asks by its name."""
-    words = family.replace("_", " ")
-    return QUESTIONS.get(family, Question(words.capitalize(), "difference", ""))
+def families(run: PolicyRun) -> list[str]:
+    """Families that were tested: those of `QUESTIONS` in its order, then the others."""
+    tested = dict.fromkeys(map(str, run.table.family))
+    return [name for name in QUESTIONS if name in tested] + [
+        name for name in tested if name not in QUESTIONS
+    ]
 
 
 def answer_blocks(run: PolicyRun) -> tuple[Block, ...]:
     """The main table: a row per question, with its clearest test."""
     rows, open_questions = [], {}
-    for name in dict.fromkeys(map(str, run.table.family)):
+    for name in families(run):
         tests = run.table[run.table.family == name].sort_values(["p_holm", "p"])
         found = int((tests.p_holm <= ALPHA).sum())
         best = tests.iloc[0]

@@ -74,6 +74,21 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
             "by": ("metric",),
             "where": {"kind": ("counterfactual", "noise", "paraphrase")},
         },
+        "prompt_moves_first_attention": {
+            "metrics": ("relative_l2_first", "jsd_first", "centroid_shift_px_first"),
+            "test": "floor",
+            "alternative": "greater",
+            "by": LAYERS,
+            "where": {"kind": ("counterfactual", "noise", "paraphrase", "frame")},
+        },
+        "prompt_moves_first_actions": {
+            "metrics": ("action_l2_std_first",),
+            "test": "floor",
+            "floor": ("noise", "paraphrase"),
+            "alternative": "greater",
+            "by": ("metric",),
+            "where": {"kind": ("counterfactual", "noise", "paraphrase")},
+        },
     },
     "h2_2": {
         "answers_look_at_objects": {

@@ -87,6 +87,12 @@ def test_prompts_move_attention_beyond_the_floors(study):
     expected = np.linalg.norm((study.variants["ball"].episode.actions - base) / std, axis=-1).mean()
     found = value(table, metric="action_l2_std", variant="ball")
     assert found == pytest.approx(expected, rel=1e-5)
+    first = np.linalg.norm(((study.variants["ball"].episode.actions - base) / std)[0], axis=-1)
+    found = value(table, metric="action_l2_std_first", variant="ball")
+    assert found == pytest.approx(first.mean(), rel=1e-5)
+    frames = table[(table.variant == "ball") & (table.camera == "wrist")]
+    every, one = (frames[frames.metric == f"jsd{end}"] for end in ("", "_first"))
+    assert one.value.tolist() == every[every.env_step == every.env_step.min()].value.tolist()
 
 
 def test_a_planted_drift_along_the_chunk(study):
