@@ -75,8 +75,8 @@ def build(config: ml_collections.ConfigDict) -> Built:
     )
     files = _files(config, dataset, keys, model, tokenizer)
     processors = _load(files, dataset, model)
-    words = [word.strip() for word in config.supervision.words.split(",")] if looks else []
-    make = BatchMaker(source, processors, model, keys, tuple(looks), tuple(filter(None, words)))
+    words = _words(config, dataset) if looks else ()
+    make = BatchMaker(source, processors, model, keys, tuple(looks), words)
     train, held_out = split_episodes(len(dataset.episodes), config.data.validation_share)
     task = _task(config, model)
     if len(held_out):
@@ -211,6 +211,20 @@ def pooled(
         )
     blocks = cells.reshape(len(cells), rows, side // rows, columns, side // columns)
     return np.asarray(blocks.mean(axis=(2, 4)).reshape(len(cells), -1), np.float32)
+
+
+def _words(config: Any, dataset: Dataset) -> tuple[str, ...]:
+    """Words that are to be looked at; each must be in a task, or it was mistyped."""
+    words = tuple(filter(None, (word.strip() for word in config.supervision.words.split(","))))
+    known = set(re.findall(r"\w+", " ".join(dataset.tasks)))
+    missing = [word for word in words if word not in known]
+    if missing:
+        raise ConfigError(
+            f"no task has the word {missing[0]!r}",
+            where="supervision.words",
+            fix=f"Use words of the tasks: {', '.join(sorted(known)[:20])}",
+        )
+    return words
 
 
 def tokens_of(prompts: Tokens, words: Sequence[str]) -> Bool[NumpyArray, "b k"]:

@@ -283,10 +283,11 @@ def family_blocks(run: PolicyRun, name: str) -> tuple[Block, ...]:
         for label, (_, row) in zip(labels[:MOST_ROWS], tests.iterrows(), strict=False)
     )  # fmt: skip
     more = len(tests) - len(rows)
-    caption = (
-        f"{'The clearest ' + str(len(rows)) if more else 'All'} of {len(tests)} tests "
-        f"({tests.iloc[0].primary}); g is Hedges' effect size."
-        + (" The others are in table.csv." if more else "")
+    shown = "The only test" if len(tests) == 1 else f"All {len(tests)} tests"
+    if more:
+        shown = f"The clearest {len(rows)} of {len(tests)} tests"
+    caption = f"{shown} ({tests.iloc[0].primary}); g is Hedges' effect size." + (
+        " The others are in table.csv." if more else ""
     )
     columns = (
         "test", "episodes",

@@ -15,7 +15,7 @@ from configs.pi05 import get_config
 from launch import pi05_training, tasks, train
 from launch.pi05_training import build, tokens_of
 from robots.tabletop.demonstrations import TabletopConfig
-from robots.tabletop.record import record
+from robots.tabletop.record import read_episodes, record
 from tests import testing
 from tests.data import small_dataset as small
 
@@ -62,7 +62,8 @@ def test_pictures_of_another_size_are_resized_as_for_a_prediction(dataset):
 
 def test_supervised_batches_say_where_to_look(dataset, tmp_path):
     record(TabletopConfig(size=32), tmp_path / "d", seed=7, episodes=2, masks=False, look_at=True)
-    words = {"supervision.words": "cube, ball, cylinder", "data.start_share": 0.5}
+    names = {note["prompt"].split()[3] for note in read_episodes(tmp_path / "d")}
+    words = {"supervision.words": ", ".join(names), "data.start_share": 0.5}
     built = build(tiny(tmp_path / "d", **{"supervision.weight": 0.1}, **words))
     batch = next(built.data)
     built.data.close()
@@ -79,6 +80,10 @@ def test_supervised_batches_say_where_to_look(dataset, tmp_path):
     config = tiny(tmp_path / "d", **{"supervision.weight": 0.1, "model.patch_size": 5})
     with pytest.raises(ConfigError, match=r"look_at\.front: 64 cells do not divide into 6 x 6"):
         build(config)
+    with pytest.raises(ConfigError, match="no task has the word 'teapot'"):
+        build(
+            tiny(tmp_path / "d", **{"supervision.weight": 0.1, "supervision.words": "find,teapot"})
+        )
     with pytest.raises(InputError, match=r"no feature 'look_at\.front'"):
         build(tiny(dataset, **{"supervision.weight": 0.1}))
 
