@@ -27,6 +27,7 @@ from attn_jax.viz.heatmap import OverlayStyle
 Picture = UInt8[NumpyArray, "h w 3"]
 Size = tuple[int, int]
 _DEFAULT = heatmap.STYLES["default"]
+_MOST_NAMES = 3  # of outlined objects, before the title outgrows its picture
 _BAR_IN = 0.7
 
 
@@ -65,7 +66,9 @@ def object_panel(
     width = max(2, round(2 * size[1] / 640))
     for mask in masks.values():
         outlined = heatmap.contours(outlined, mask, width=width)
-    names = ", ".join(name for name, mask in masks.items() if mask.any())
+    seen = [name.replace("_", " ") for name, mask in masks.items() if mask.any()]
+    more = len(seen) - _MOST_NAMES
+    names = ", ".join(seen[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
     figure = panels.picture_grid(
         [[picture, alone, outlined]],
         column_titles=(

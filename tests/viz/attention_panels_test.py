@@ -34,6 +34,13 @@ def test_object_panel_outlines_the_object():
     assert {"L5", "picture", "attention", "outlined: duck"} <= set(words(figure))
 
 
+def test_many_objects_are_not_all_named():
+    masks = {name: MASK for name in ("a_1", "b_1", "c_1", "d_1", "e_1")}
+    figure = attention_panels.object_panel(PICTURE, MAPS[0], masks, input_size=INPUT)
+    titles = " ".join(words(figure)).replace("\n", " ")
+    assert "a 1, b 1, c 1 and 2 more" in titles and "d 1" not in titles
+
+
 def test_prompts_share_one_scale():
     """The map of half the size is drawn half as bright, and the scale is that of the largest."""
     half = {"base": MAPS[0], "half": MAPS[0] / 2}
