@@ -156,10 +156,10 @@ class Renderer:
         self._geoms = np.empty(rays, np.int32)
         self._depth = np.empty(rays)
         self._normals = np.empty(3 * rays)
-        # Row `geom` of the palette; behind them the table's dark squares, and -1: the sky.
+        # Column `geom` of the palette; behind them the table's dark squares, and -1: the sky.
         table = model.geom_rgba[self._table, :3]
         self._palette = np.vstack([model.geom_rgba[:, :3], table * _CHECK_SHADE, _SKY]) * 255
-        self._palette = self._palette.astype(np.float32)
+        self._palette = np.ascontiguousarray(self._palette.T, np.float32)
 
     def pose(self, data: mujoco.MjData) -> Float[NumpyArray, "4 4"]:
         """Camera to world now."""
@@ -180,13 +180,14 @@ class Renderer:
         self._cast(data, origin, rays, self._geoms, self._depth, self._normals)
         hit = self._geoms >= 0
         depth = np.where(hit, self._depth, 0.0)
-        points = origin + rays * depth[:, None]
+        # (3, n): NumPy is slow along an axis of 3.
+        points = origin[:, None] + np.ascontiguousarray(rays.T) * depth
         rgb = self._shade(data, points, hit)
         return Picture(
             rgb=rgb.reshape(*size, 3),
             depth_m=depth.astype(np.float32).reshape(size),
             geoms=self._geoms.reshape(size).copy(),
-            points_m=points.astype(np.float32).reshape(*size, 3),
+            points_m=np.ascontiguousarray(points.astype(np.float32).T).reshape(*size, 3),
             pose=pose,
         )
 
@@ -197,26 +198,29 @@ class Renderer:
         )
 
     def _shade(self, data, points, hit) -> UInt8[NumpyArray, "hw 3"]:
+        """Colours of `points` (3, n) in the light of the lamp."""
         rows = self._geoms.copy()
         table = np.flatnonzero(rows == self._table)
-        squares = np.floor(points[table, :2] * (1 / _CHECK_M)).astype(np.int32).sum(axis=1) & 1
-        rows[table[squares == 1]] = self._model.ngeom
-        towards = (_LIGHT_M - points).astype(np.float32)
-        cosine = np.einsum("nd,nd->n", self._normals.reshape(-1, 3).astype(np.float32), towards)
-        cosine /= np.sqrt(np.einsum("nd,nd->n", towards, towards))
+        on_table = points[:, table]
+        squares = np.floor(on_table[:2] * (1 / _CHECK_M)).astype(np.int32)
+        rows[table[(squares[0] + squares[1]) & 1 == 1]] = self._model.ngeom
+        towards = (_LIGHT_M[:, None] - points).astype(np.float32)
+        normals = self._normals.reshape(-1, 3).T.astype(np.float32, order="C")
+        cosine = np.sum(normals * towards, axis=0) / np.sqrt(np.sum(towards * towards, axis=0))
         light = _AMBIENT + _DIFFUSE * np.maximum(cosine, 0.0)
         light[~hit] = 1.0
         if self._shadows and len(table):
-            light[table] *= self._shadow(data, points[table])
-        return (self._palette[rows] * light[:, None]).astype(np.uint8)
+            light[table] *= self._shadow(data, on_table)
+        rgb = (self._palette[:, rows] * light).astype(np.uint8)
+        return np.ascontiguousarray(rgb.T)
 
     def _shadow(self, data, points) -> Float[NumpyArray, "n"]:
-        """_SHADOW where something stands between the lamp and a point, else 1."""
-        light = np.ones(len(points), np.float32)
+        """_SHADOW where something stands between the lamp and a point (3, n), else 1."""
+        light = np.ones(points.shape[1], np.float32)
         maybe = np.flatnonzero(self._may_be_dark(data, points))
         if len(maybe):
             geoms, reach = np.empty(len(maybe), np.int32), np.empty(len(maybe))
-            self._cast(data, _LIGHT_M, points[maybe] - _LIGHT_M, geoms, reach)
+            self._cast(data, _LIGHT_M, points[:, maybe].T - _LIGHT_M, geoms, reach)
             light[maybe[geoms != self._table]] = _SHADOW
         return light
 
@@ -226,19 +230,19 @@ class Renderer:
         The shadow of a bounding sphere on the table's top is an ellipse; it lies in the circle
         around the shadow of the sphere's centre that reaches the ellipse's far end.
         """
-        maybe = points[:, 2] < self._top_m - _ON_TOP_M
+        x, y, z = points
+        maybe = z < self._top_m - _ON_TOP_M
         height = _LIGHT_M[2] - self._top_m
-        x, y = points[:, 0], points[:, 1]
         for geom in self._casts:
             down = _LIGHT_M - data.geom_xpos[geom]
             radius = self._model.geom_rbound[geom] + _ON_TOP_M
             distance = np.linalg.norm(down)
             if distance <= radius or down[2] <= 0:
-                return np.ones(len(points), np.bool_)
+                return np.ones(points.shape[1], np.bool_)
             slope = np.arccos(down[2] / distance)
             widest = slope + np.arcsin(radius / distance)
             if widest >= np.pi / 2:
-                return np.ones(len(points), np.bool_)
+                return np.ones(points.shape[1], np.bool_)
             reach = height * (np.tan(widest) - np.tan(slope))
             centre = _LIGHT_M - down * (height / down[2])
             maybe |= (x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= reach**2

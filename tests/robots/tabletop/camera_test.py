@@ -104,9 +104,9 @@ def test_no_shadow_is_left_out(world, name, monkeypatch):
     model, data = world
     renderer = Renderer(model, CAMERAS[name].of_size(40, 40))
     quick, cast = renderer.render(data), renderer._may_be_dark
-    table = quick.points_m[quick.geoms == model.geom("table").id].astype(float)
+    table = quick.points_m[quick.geoms == model.geom("table").id].astype(float).T
     assert 0 < cast(data, table).mean() < 0.5
-    monkeypatch.setattr(renderer, "_may_be_dark", lambda _, points: np.ones(len(points), bool))
+    monkeypatch.setattr(renderer, "_may_be_dark", lambda _, points: np.ones(points.shape[1], bool))
     np.testing.assert_array_equal(renderer.render(data).rgb, quick.rgb)
 
 
