@@ -27,6 +27,8 @@ from launch.episode_analysis import DONE, write_table
 
 ANALYSIS = flags.DEFINE_list("analysis", None, "Folders that launch.analyze wrote.")
 ALPHA = stats.ALPHA
+#: A head with less of its attention on a camera does not look at it.
+LEAST_MASS = 0.01
 
 
 def main() -> dict[str, Any]:
@@ -133,11 +135,17 @@ def read_rows(analyses: Sequence[pathlib.Path]) -> tuple[pd.DataFrame, list[dict
 
 
 def rank(rows: Any, seed: int, resamples: int) -> dict[str, Any]:
-    """Ranking of heads by query and camera; episodes are the units."""
+    """Ranking of heads by query and camera; episodes are the units.
+
+    Heads that give a camera less than `LEAST_MASS` of their attention come last, without an
+    entropy: the shape of nearly nothing is no focus.
+    """
     out: dict[str, Any] = {}
     chosen = rows[(rows.hypothesis == "h4") & (rows["head"] >= 0)]
     for (query, camera), group in chosen.groupby(["query", "camera"], observed=True):
         entropy, layers, numbers, names = _grid(group[group.metric == "normalised_entropy"])
+        mass = np.nanmean(_grid(group[group.metric == "mass"])[0], axis=0)
+        entropy[:, mass < LEAST_MASS] = np.nan
         target = group[(group.metric == "lift") & (group.role == "target")]
         lift = None
         if len(target):
@@ -155,6 +163,7 @@ def rank(rows: Any, seed: int, resamples: int) -> dict[str, Any]:
                     "head": head,
                     "normalised_entropy": ranking.entropy[i],
                     "lift": ranking.lift[i],
+                    "mass": mass[layers.index(layer), numbers.index(head)],
                     "rank": ranking.rank[i],
                     "rank_low": ranking.low[i],
                     "rank_high": ranking.high[i],

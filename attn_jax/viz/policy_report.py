@@ -307,19 +307,25 @@ def head_blocks(run: PolicyRun) -> tuple[Block, ...]:
         (
             f"{name}, layer {head['layer']}, head {head['head']}",
             head["normalised_entropy"],
+            head["mass"],
             head["lift"],
             f"{head['rank_low']:.0f} to {head['rank_high']:.0f}",
         )
         for name, ranking in run.heads.items()
         for head in ranking["heads"][:3]
+        if head["normalised_entropy"] is not None
     ]
     if not rows:
         return (Text("Heads were averaged, or their focus was not analysed."),)
     caption = (
-        "The three highest-ranked heads of every query and camera. The interval is that of the "
-        "rank when episodes are drawn anew: a wide one means that the order is chance."
+        "The three highest-ranked heads of every query and camera, of those that give the camera "
+        "one per cent of their attention. The interval is that of the rank when episodes are drawn "
+        "anew: a wide one means that the order is chance."
     )
-    columns = ("head", "normalised entropy", "lift on the target", "95 % interval of the rank")
+    columns = (
+        "head", "normalised entropy", "share of attention", "lift on the target",
+        "95 % interval of the rank",
+    )  # fmt: skip
     return (Table(caption, columns, tuple(rows)),)
 
 

@@ -7,7 +7,7 @@ import pytest
 from attn_jax.analysis.aggregate import COLUMNS
 from attn_jax.core.errors import ConfigError
 from configs.analysis import all as all_hypotheses
-from launch import app
+from launch import aggregate, app
 from launch.aggregate import aggregate_runs
 from launch.analyze import analyse_run
 from tests import testing
@@ -70,6 +70,19 @@ def test_ranking_of_heads(aggregated):
     assert first["units"] == 8 and len(first["heads"]) == 4
     entropies = [head["normalised_entropy"] for head in first["heads"]]
     assert entropies == sorted(entropies) and first["heads"][0]["lift"] > 3
+    assert all(head["mass"] > aggregate.LEAST_MASS for head in first["heads"])
+
+
+def test_heads_that_do_not_look_are_not_ranked(aggregated):
+    rows = pd.read_parquet(aggregated[0] / "rows.parquet")
+    before = aggregate.rank(rows, 0, 99)["text/wrist"]["heads"]
+    first = (rows.hypothesis == "h4") & (rows.layer == before[0]["layer"])
+    first &= (rows["head"] == before[0]["head"]) & (rows["query"] == "text")
+    rows.loc[first & (rows.metric == "mass"), "value"] = 1e-4
+    after = aggregate.rank(rows, 0, 99)["text/wrist"]["heads"]
+    places = [[(head["layer"], head["head"]) for head in ranking] for ranking in (before, after)]
+    assert places[1] == [*places[0][1:], places[0][0]]
+    assert np.isnan(after[-1]["normalised_entropy"]) and after[-1]["mass"] == pytest.approx(1e-4)
 
 
 def test_files_of_the_earlier_system(aggregated):
