@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.bridge, pytest.mark.slow]
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 CHECKPOINT = ROOT / "robots/tabletop/policy"
+#: LeRobot finds them by their names in the packages that are to be discovered.
+MODELING = "robots.lerobot_policy_attn_jax.modeling_attn_jax"
+ROBOT = "tests.robots.lerobot_robot.tabletop_robot"
 PROMPT = "find the red cube and pick it up"
 
 
@@ -32,12 +35,12 @@ def test_actions_and_attention_of_a_rollout(tmp_path):
         [
             *(sys.executable, "-m", "lerobot.scripts.lerobot_rollout"),
             "--strategy.type=base",
-            "--policy.discover_packages_path=robots.lerobot_policy_attn_jax",
+            f"--policy.discover_packages_path={MODELING.rpartition('.')[0]}",
             "--policy.type=attn_jax",
             f"--policy.checkpoint={CHECKPOINT}",
             "--policy.device=cpu",
             f"--policy.attention_dir={run}",
-            "--robot.discover_packages_path=tests.robots.lerobot_robot",
+            f"--robot.discover_packages_path={ROBOT.rpartition('.')[0]}",
             "--robot.type=attn_jax_tabletop",
             "--robot.actions=12",
             f"--task={PROMPT}",
