@@ -30,22 +30,19 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import torch
 from absl import flags, logging
 
-from attn_jax.bridge import keymap
-from attn_jax.bridge.pi05_table import EXPERT_LM_HEAD, LM_HEAD, table
 from attn_jax.core.typing import NumpyArray
 from attn_jax.models.pi05 import Architecture, Pi05, Pi05Config, Pi05Inputs, sample
 from attn_jax.models.pi05.compact import compact
 from attn_jax.models.pi05.layout import layouts
-from attn_jax.models.pi05.model import param_shapes
 from attn_jax.models.pi05.time_embedding import time_table
 from attn_jax.probe.capture import capture, discover
 from attn_jax.probe.codecs import encode
 from attn_jax.probe.select import Selection, resolve
+from benchmarks.pi05_weights import our_weights
 from launch import app, compile_cache
 from tests.models.pi05 import lerobot_reference as reference
 from tests.models.pi05.lerobot_inputs import our_inputs
@@ -174,22 +171,6 @@ class TorchSide:
         return run
 
 
-def our_weights(policy: Any, config: Pi05Config) -> Any:
-    """The weights of LeRobot's policy as ours, on the device."""
-    ignored = [keymap.Ignored(name, "unused") for name in (LM_HEAD, EXPERT_LM_HEAD)]
-    rules = [*(row.rule for row in table(config.architecture)), *ignored]
-    tensors = {name: _numpy(tensor) for name, tensor in policy.state_dict().items()}
-    params, report = keymap.convert(rules, tensors, param_shapes(config))
-    report.require()
-    return jax.device_put(params)
-
-
-def _numpy(tensor: torch.Tensor) -> NumpyArray:
-    if tensor.dtype == torch.bfloat16:
-        return tensor.detach().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.detach().numpy()
-
-
 def our_programs(
     side: TorchSide, config: Pi05Config, params: Any, selection: str
 ) -> dict[str, Run]:
@@ -259,7 +240,13 @@ def dense_programs(size: Size, precision: str) -> dict[str, Run]:
 
 
 def measure(
-    size: Size, precision: str, *, rounds: int, compiled: bool, selection: str = SELECTION
+    size: Size,
+    precision: str,
+    *,
+    rounds: int,
+    compiled: bool,
+    shared: bool = False,
+    selection: str = SELECTION,
 ) -> dict[str, Any]:
     """Median seconds of every program, `<part>/<side>`, and the ratio of `captured`.
 
@@ -279,7 +266,7 @@ def measure(
         prompt_length=size.prompt,
         precision=precision,
     )
-    params = our_weights(side.policy, config)
+    params = our_weights(side.policy, config, shared=shared)
     ours = our_programs(side, config, params, selection)
     programs = dense_programs(size, precision) | {f"{k}/ours": run for k, run in ours.items()}
     actions = None
@@ -355,7 +342,13 @@ def render(found: Mapping[str, Any], precision: str) -> str:
 def define_flags() -> None:
     """Flags of this program, defined only when it runs: other benchmarks use the same names."""
     flags.DEFINE_bool("small", False, "A tiny network: seconds instead of many minutes.")
-    flags.DEFINE_bool("full", False, "18 language and expert layers; two copies of 13 GB each.")
+    flags.DEFINE_bool("full", False, "18 language and expert layers.")
+    flags.DEFINE_bool(
+        "shared_weights",
+        False,
+        "One copy of the weights for both sides, which torch then reads transposed; for --full in"
+        " float32, which takes 24 GB otherwise.",
+    )
     flags.DEFINE_list("precision", ["float32", "bfloat16_lerobot"], f"Of {[*TARGETS]}.")
     flags.DEFINE_integer("rounds", 5, "Rounds whose median is printed.", lower_bound=1)
     flags.DEFINE_integer("threads", 2, "Threads of torch.", lower_bound=1)
@@ -384,7 +377,13 @@ def main() -> dict[str, Any]:
         size = Size(sizes)
     result = {}
     for precision in values.precision:
-        found = measure(size, precision, rounds=values.rounds, compiled=values.torch_compile)
+        found = measure(
+            size,
+            precision,
+            rounds=values.rounds,
+            compiled=values.torch_compile,
+            shared=values.shared_weights,
+        )
         result[precision] = verdict(found, precision)
         print(render(result[precision], precision), flush=True)
         torch._dynamo.reset()

@@ -37,8 +37,7 @@ def loop(env: TabletopEnv, renderer: Renderer) -> tuple[np.ndarray, np.ndarray]:
     depth = np.empty((camera.height, camera.width))
     found = np.zeros(1, np.int32)
     origin = pose[:3, 3].copy()
-    for index, direction in enumerate(camera.directions):
-        ray = pose[:3, :3] @ direction
+    for index, ray in enumerate(camera.rays(pose[:3, :3]).reshape(-1, 3)):
         reach = mujoco.mj_ray(env.model, env.data, origin, ray, None, True, -1, found)
         geoms.flat[index] = found[0]
         depth.flat[index] = max(reach, 0.0)

@@ -14,8 +14,9 @@ from benchmarks import pi05_speed as benchmark  # noqa: E402
 
 
 @pytest.mark.slow
-def test_both_sides_are_measured_and_agree():
-    found = benchmark.measure(benchmark.TINY, "float32", rounds=1, compiled=False)
+@pytest.mark.parametrize("shared", [False, True])
+def test_both_sides_are_measured_and_agree(shared: bool):
+    found = benchmark.measure(benchmark.TINY, "float32", rounds=1, compiled=False, shared=shared)
     assert set(found["seconds"]) == {
         *(f"{part}/{side}" for part in benchmark.PARTS for side in ("torch", "ours")),
         *("dense/torch", "dense/ours", "captured/ours"),
