@@ -1,4 +1,7 @@
-"""Cameras without OpenGL: one ray per pixel by `mujoco.mj_multiRay`, shaded with NumPy.
+"""Cameras without OpenGL: rays by `mujoco.mj_multiRay`, shaded with NumPy.
+
+Rays cost most. Pixels that see the table's top with nothing near are computed without one, and so
+is whether the lamp reaches them; that changes no pixel.
 
 A camera's frame is OpenCV's: x right, y down, z along the optical axis. A pinhole picture of h x w
 pixels has fx = fy = h / (2 tan(fovy / 2)) and its principal point at (w / 2, h / 2), pixel edges
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 
 import mujoco
 import numpy as np
@@ -25,6 +29,10 @@ _AMBIENT, _DIFFUSE, _SHADOW = 0.45, 0.55, 0.72
 _CHECK_M = 0.05  # side of the table's squares
 _CHECK_SHADE = 0.93
 _ON_TOP_M = 1e-6  # rounding of points on the table's top
+_CELL_M = 0.01  # of the table, for telling where a shadow may fall
+_NEAREST_M = 1e-6  # depth in front of which nothing is projected
+_CORNERS = np.array([*itertools.product((-1.0, 1.0), repeat=3)])  # of a box; those that differ in
+_EDGES = [(a, a | b) for b in (1, 2, 4) for a in range(8) if not a & b]  # one bit share an edge
 _SKY = (0.75, 0.80, 0.88)
 
 
@@ -93,12 +101,20 @@ class Camera:
         return pose
 
     @functools.cached_property
-    def directions(self) -> Float[NumpyArray, "hw 3"]:
-        """Rays of all pixels in the camera's frame, row by row, with z = 1."""
+    def slopes(self) -> tuple[Float[NumpyArray, "w"], Float[NumpyArray, "h"]]:
+        """Of the rays in the camera's frame: x / z of every column and y / z of every row."""
         focal = self.intrinsics[0, 0]
-        y, x = np.mgrid[0 : self.height, 0 : self.width] + 0.5
-        rays = [(x - self.width / 2) / focal, (y - self.height / 2) / focal, np.ones_like(x)]
-        return np.stack(rays, axis=-1).reshape(-1, 3)
+        columns, rows = np.arange(self.width) + 0.5, np.arange(self.height) + 0.5
+        return (columns - self.width / 2) / focal, (rows - self.height / 2) / focal
+
+    def rays(self, rotation: Float[NumpyArray, "3 3"]) -> Float[NumpyArray, "h w 3"]:
+        """Directions of all pixels with z = 1 in the camera's frame, turned by `rotation`."""
+        x, y = self.slopes
+        rays = np.empty((self.height, self.width, 3))
+        for axis in range(3):  # NumPy is slow along an axis of 3
+            across, down, along = rotation[axis]
+            np.add(across * x, (down * y + along)[:, None], out=rays[..., axis])
+        return rays
 
 
 #: Seen from the front edge of the table, half from above.
@@ -147,19 +163,27 @@ class Renderer:
         self._shadows = shadows
         self._hand = model.body("hand").id
         self._table = model.geom("table").id
-        top = model.geom_pos[self._table, 2] + model.geom_size[self._table, 2]
-        self._top_m = float(top)  # the table lies still in the world's frame
-        # What can cast a shadow on it: everything with an extent, above it.
-        casts = (model.geom_rbound > 0) & (np.arange(model.ngeom) != self._table)
-        self._casts = np.flatnonzero(casts)
+        # The table lies still in the world's frame.
+        self._low, self._high = model.geom_pos[self._table] + np.outer(
+            (-1, 1), model.geom_size[self._table]
+        )
+        self._top_m = float(self._high[2])
+        # What can hide it or cast a shadow on it: everything with an extent. The floor is below.
+        things = (model.geom_rbound > 0) & (np.arange(model.ngeom) != self._table)
+        self._things = np.flatnonzero(things)
+        # The middles of the square cells of its top.
+        self._middles = [
+            np.arange(low + _CELL_M / 2, high + _CELL_M / 2, _CELL_M)
+            for low, high in zip(self._low[:2], self._high[:2], strict=True)
+        ]
         rays = camera.height * camera.width
         self._geoms = np.empty(rays, np.int32)
         self._depth = np.empty(rays)
-        self._normals = np.empty(3 * rays)
-        # Column `geom` of the palette; behind them the table's dark squares, and -1: the sky.
+        self._normals = np.empty((rays, 3))
+        # Column `geom + 1` of the palette; before them the sky, behind them dark squares.
         table = model.geom_rgba[self._table, :3]
-        self._palette = np.vstack([model.geom_rgba[:, :3], table * _CHECK_SHADE, _SKY]) * 255
-        self._palette = np.ascontiguousarray(self._palette.T, np.float32)
+        palette = np.vstack([_SKY, model.geom_rgba[:, :3], table * _CHECK_SHADE]) * 255
+        self._palette = np.ascontiguousarray(palette.T, np.float32)
 
     def pose(self, data: mujoco.MjData) -> Float[NumpyArray, "4 4"]:
         """Camera to world now."""
@@ -176,74 +200,180 @@ class Renderer:
         size = camera.height, camera.width
         pose = self.pose(data)
         origin = pose[:3, 3].copy()
-        rays = camera.directions @ pose[:3, :3].T
-        self._cast(data, origin, rays, self._geoms, self._depth, self._normals)
-        hit = self._geoms >= 0
-        depth = np.where(hit, self._depth, 0.0)
-        # (3, n): NumPy is slow along an axis of 3.
-        points = origin[:, None] + np.ascontiguousarray(rays.T) * depth
-        rgb = self._shade(data, points, hit)
+        rays = camera.rays(pose[:3, :3]).reshape(-1, 3)
+        self._see(data, pose, rays)
+        depth = np.maximum(self._depth, 0.0).astype(np.float32)  # -1 where a ray meets nothing
+        points = _planes(rays)
+        points *= depth
+        points += origin.astype(np.float32)[:, None]
         return Picture(
-            rgb=rgb.reshape(*size, 3),
-            depth_m=depth.astype(np.float32).reshape(size),
+            rgb=self._shade(data, points).reshape(*size, 3),
+            depth_m=depth.reshape(size),
             geoms=self._geoms.reshape(size).copy(),
-            points_m=np.ascontiguousarray(points.astype(np.float32).T).reshape(*size, 3),
+            points_m=_interleaved(points).reshape(*size, 3),
             pose=pose,
         )
 
+    def _see(self, data, pose, rays) -> None:
+        """Fills `_geoms`, `_depth` and `_normals` of all pixels."""
+        origin = pose[:3, 3]
+        reach = self._table_reach(origin, rays)
+        others = np.flatnonzero(np.isnan(reach) | self._near(data, pose))
+        self._geoms.fill(self._table)
+        self._depth[:] = reach
+        self._normals[:] = (0.0, 0.0, 1.0)
+        if len(others):
+            geoms, depth = np.empty(len(others), np.int32), np.empty(len(others))
+            normals = np.empty((len(others), 3))
+            self._cast(data, origin.copy(), rays[others], geoms, depth, normals)
+            self._geoms[others], self._depth[others] = geoms, depth
+            self._normals[others] = normals
+
+    def _table_reach(self, origin, rays) -> Float[NumpyArray, "n"]:
+        """Depth of the table's top on every ray, NaN where it meets the top nowhere."""
+        height = self._top_m - origin[2]
+        if height >= 0:
+            return np.full(len(rays), np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            reach = height / rays[:, 2]
+            meets = reach > 0
+            for axis in range(2):
+                place = rays[:, axis] * reach
+                low, high = self._low[axis] - origin[axis], self._high[axis] - origin[axis]
+                meets &= (place > low) & (place < high)
+        return np.where(meets, reach, np.nan)
+
+    def _near(self, data, pose) -> Bool[NumpyArray, "n"]:
+        """False only at pixels that can see none of the things.
+
+        A thing lies in the rectangle around the picture of its bounding box: of the corners in
+        front of the camera and of the points where edges pass its plane.
+        """
+        camera = self.camera
+        model, things = self._model, self._things
+        corners = model.geom_aabb[things, None, :3] + model.geom_aabb[things, None, 3:] * _CORNERS
+        turn = data.geom_xmat[things].reshape(-1, 3, 3)
+        corners = corners @ turn.swapaxes(1, 2) + data.geom_xpos[things, None]
+        corners = (corners - pose[:3, 3]) @ pose[:3, :3]
+        start, end = corners[:, _EDGES].swapaxes(0, 2)  # each edge, thing, 3
+        with np.errstate(divide="ignore", invalid="ignore"):
+            along = (_NEAREST_M - start[..., 2]) / (end[..., 2] - start[..., 2])
+            passes = (along >= 0) & (along <= 1)
+            cuts = start + along[..., None] * (end - start)
+        points = np.concatenate([corners.swapaxes(0, 1), cuts])
+        visible = np.concatenate([corners.swapaxes(0, 1)[..., 2] > _NEAREST_M, passes])
+        near = np.zeros((camera.height, camera.width), np.bool_)
+        focal, sizes = camera.intrinsics[0, 0], (camera.width, camera.height)
+        windows = []
+        for axis, size in enumerate(sizes):
+            place = points[..., axis] / np.maximum(points[..., 2], _NEAREST_M) * focal + size / 2
+            low = np.where(visible, place, np.inf).min(axis=0)
+            high = np.where(visible, place, -np.inf).max(axis=0)
+            # A pixel more on each side, for rounding.
+            windows.append(np.clip([np.floor(low) - 1, np.ceil(high) + 1], 0, size).astype(int))
+        (left, right), (top, bottom) = windows
+        for x0, x1, y0, y1 in zip(left, right, top, bottom, strict=True):
+            near[y0:y1, x0:x1] = True
+        return near.reshape(-1)
+
     def _cast(self, data, origin, rays, geoms, depth, normals=None) -> None:
-        flat = np.ascontiguousarray(rays).reshape(-1)
+        """Shoots rays (n, 3); fills `geoms` (n), `depth` (n) and `normals` (n, 3)."""
+        out = None if normals is None else normals.reshape(-1)
         mujoco.mj_multiRay(
-            self._model, data, origin, flat, None, True, -1, geoms, depth, normals, len(rays), 1e9
+            self._model,
+            data,
+            origin,
+            rays.reshape(-1),
+            None,
+            True,
+            -1,
+            geoms,
+            depth,
+            out,
+            len(rays),
+            1e9,
         )
 
-    def _shade(self, data, points, hit) -> UInt8[NumpyArray, "hw 3"]:
+    def _shade(self, data, points) -> UInt8[NumpyArray, "hw 3"]:
         """Colours of `points` (3, n) in the light of the lamp."""
-        rows = self._geoms.copy()
-        table = np.flatnonzero(rows == self._table)
-        on_table = points[:, table]
-        squares = np.floor(on_table[:2] * (1 / _CHECK_M)).astype(np.int32)
-        rows[table[(squares[0] + squares[1]) & 1 == 1]] = self._model.ngeom
-        towards = (_LIGHT_M[:, None] - points).astype(np.float32)
-        normals = self._normals.reshape(-1, 3).T.astype(np.float32, order="C")
-        cosine = np.sum(normals * towards, axis=0) / np.sqrt(np.sum(towards * towards, axis=0))
-        light = _AMBIENT + _DIFFUSE * np.maximum(cosine, 0.0)
-        light[~hit] = 1.0
-        if self._shadows and len(table):
-            light[table] *= self._shadow(data, on_table)
-        rgb = (self._palette[:, rows] * light).astype(np.uint8)
-        return np.ascontiguousarray(rgb.T)
+        table = self._geoms == self._table
+        squares = [np.floor(plane * (1 / _CHECK_M)).astype(np.int32) for plane in points[:2]]
+        rows = self._geoms + 1
+        rows[table & ((squares[0] + squares[1]) & 1 == 1)] = self._model.ngeom + 1
+        towards = _LIGHT_M.astype(np.float32)[:, None] - points
+        light = np.sum(_planes(self._normals) * towards, axis=0)
+        light /= np.sqrt(np.sum(towards * towards, axis=0))
+        np.maximum(light, 0.0, out=light)
+        light *= _DIFFUSE
+        light += _AMBIENT
+        light[self._geoms < 0] = 1.0
+        if self._shadows:
+            self._cast_shadows(data, points, table, light)
+        return _interleaved((self._palette.take(rows, axis=1) * light).astype(np.uint8))
 
-    def _shadow(self, data, points) -> Float[NumpyArray, "n"]:
-        """_SHADOW where something stands between the lamp and a point (3, n), else 1."""
-        light = np.ones(points.shape[1], np.float32)
-        maybe = np.flatnonzero(self._may_be_dark(data, points))
-        if len(maybe):
-            geoms, reach = np.empty(len(maybe), np.int32), np.empty(len(maybe))
-            self._cast(data, _LIGHT_M, points[:, maybe].T - _LIGHT_M, geoms, reach)
-            light[maybe[geoms != self._table]] = _SHADOW
-        return light
+    def _cast_shadows(self, data, points, table, light) -> None:
+        """Darkens `light` where something stands between the lamp and a point of the table."""
+        maybe = np.flatnonzero(table & self._may_be_dark(data, points))
+        if not len(maybe):
+            return
+        geoms, reach = np.empty(len(maybe), np.int32), np.empty(len(maybe))
+        rays = np.ascontiguousarray((points[:, maybe] - _LIGHT_M[:, None]).T)
+        self._cast(data, _LIGHT_M, rays, geoms, reach)
+        light[maybe[geoms != self._table]] *= _SHADOW
 
     def _may_be_dark(self, data, points) -> Bool[NumpyArray, "n"]:
-        """False only where no shadow can fall; saves most of the second rays.
+        """False only at points (3, n) of the table where no shadow can fall.
 
-        The shadow of a bounding sphere on the table's top is an ellipse; it lies in the circle
-        around the shadow of the sphere's centre that reaches the ellipse's far end.
+        Saves most of the second rays. It is found once for every cell of the table's top.
         """
-        x, y, z = points
-        maybe = z < self._top_m - _ON_TOP_M
+        cells = self._dark_cells(data)
+        index = [
+            np.clip((plane - low) * (1 / _CELL_M), 0, count - 1).astype(np.int32)
+            for plane, low, count in zip(
+                points[:2], self._low.astype(np.float32), cells.shape, strict=False
+            )
+        ]
+        dark = cells.ravel().take(index[0] * cells.shape[1] + index[1])
+        return dark | (points[2] < self._top_m - _ON_TOP_M)
+
+    def _dark_cells(self, data) -> Bool[NumpyArray, "r c"]:
+        """The cells of the table's top that a shadow may touch.
+
+        The shadow of a bounding sphere on the top is an ellipse; it lies in the circle around the
+        shadow of the sphere's centre that reaches the ellipse's far end.
+        """
+        x, y = self._middles
+        dark = np.zeros((len(x), len(y)), np.bool_)
         height = _LIGHT_M[2] - self._top_m
-        for geom in self._casts:
-            down = _LIGHT_M - data.geom_xpos[geom]
-            radius = self._model.geom_rbound[geom] + _ON_TOP_M
-            distance = np.linalg.norm(down)
-            if distance <= radius or down[2] <= 0:
-                return np.ones(points.shape[1], np.bool_)
-            slope = np.arccos(down[2] / distance)
-            widest = slope + np.arcsin(radius / distance)
-            if widest >= np.pi / 2:
-                return np.ones(points.shape[1], np.bool_)
-            reach = height * (np.tan(widest) - np.tan(slope))
-            centre = _LIGHT_M - down * (height / down[2])
-            maybe |= (x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= reach**2
-        return maybe
+        down = _LIGHT_M - data.geom_xpos[self._things]
+        radius = self._model.geom_rbound[self._things] + _ON_TOP_M
+        distance = np.linalg.norm(down, axis=1)
+        if (distance <= radius).any() or (down[:, 2] <= 0).any():
+            return ~dark
+        slope = np.arccos(down[:, 2] / distance)
+        widest = slope + np.arcsin(radius / distance)
+        if (widest >= np.pi / 2).any():
+            return ~dark
+        # A circle that touches a cell reaches its middle when it grows by half a diagonal; a little
+        # more covers the rounding of points to float32.
+        reach = height * (np.tan(widest) - np.tan(slope)) + _CELL_M * 0.75
+        centre = _LIGHT_M - down * (height / down[:, 2:])
+        for (u, v, _), r in zip(centre, reach, strict=True):
+            dark |= (x[:, None] - u) ** 2 + (y - v) ** 2 <= r * r
+        return dark
+
+
+def _planes(array: Float[NumpyArray, "n 3"]) -> Float[NumpyArray, "3 n"]:
+    """As float32 with every component in one piece; NumPy is slow along an axis of 3."""
+    out = np.empty((3, len(array)), np.float32)
+    for axis in range(3):
+        out[axis] = array[:, axis]
+    return out
+
+
+def _interleaved(planes: NumpyArray) -> NumpyArray:
+    """(3, n) as (n, 3)."""
+    out = np.empty((planes.shape[1], 3), planes.dtype)
+    for axis in range(3):
+        out[:, axis] = planes[axis]
+    return out

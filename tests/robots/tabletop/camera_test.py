@@ -110,6 +110,42 @@ def test_no_shadow_is_left_out(world, name, monkeypatch):
     np.testing.assert_array_equal(renderer.render(data).rgb, quick.rgb)
 
 
+INSIDE = Camera("inside", (0.05, 0.09, 0.03), (0.05, 0.0, 0.02))
+BELOW = Camera("below", (0.3, 0.1, -0.2), (0.0, 0.0, 0.0))
+# Above one end of the stick's middle and along it: half of it is behind the camera.
+ALONG = Camera("along", (0.06, -0.05, 0.05), (0.16, -0.03, 0.05), fovy_deg=130.0)
+
+
+@pytest.mark.parametrize("camera", [*CAMERAS.values(), INSIDE, BELOW, ALONG], ids=lambda c: c.name)
+@pytest.mark.parametrize("height", [0.0, -0.1])
+def test_no_thing_is_left_out(world, camera, height, monkeypatch):
+    """What is not cast is what casting gives; lowered, the hand is in front of every camera."""
+    model, _ = world
+    data = mujoco.MjData(model)
+    data.qpos[model.joint("hand").qposadr[0] + 2] += height
+    mujoco.mj_forward(model, data)
+    renderer = Renderer(model, camera.of_size(48, 40))
+    quick = renderer.render(data)
+    monkeypatch.setattr(renderer, "_near", lambda *_: np.ones(48 * 40, np.bool_))
+    cast = renderer.render(data)
+    np.testing.assert_array_equal(quick.geoms, cast.geoms)
+    np.testing.assert_array_equal(quick.rgb, cast.rgb)
+    np.testing.assert_allclose(quick.depth_m, cast.depth_m, atol=1e-7)
+
+
+def test_only_the_open_table_is_not_cast(world, monkeypatch):
+    model, data = world
+    renderer, cast = Renderer(model, FRONT), []
+    monkeypatch.setattr(renderer, "_cast_shadows", lambda *_: None)
+    original = renderer._cast
+    monkeypatch.setattr(
+        renderer, "_cast", lambda *args: (cast.append(len(args[2])), original(*args))[1]
+    )
+    picture = renderer.render(data)
+    table = (picture.geoms == model.geom("table").id).sum()
+    assert picture.geoms.size - table <= cast[0] < picture.geoms.size - 0.5 * table
+
+
 def test_rays_into_the_sky(world):
     model, data = world
     up = Camera("up", (0, 0, 0.5), (0, 0, 1), (1, 0, 0), height=4, width=4)
