@@ -37,7 +37,15 @@ TOP = ("attn_jax", "benchmarks", "configs", "launch", "robots", "tests", "third_
 EXTRA_DATA = {
     **{
         f"tests.repository.{name}_test": ["//:all_files"]
-        for name in ("arrows", "build_files", "commands", "documents", "hygiene", "structure")
+        for name in (
+            "arrows",
+            "build_files",
+            "commands",
+            "documents",
+            "hygiene",
+            "structure",
+            "wheel",
+        )
     },
     "tests.repository.bootstrap_test": ["//:bootstrap.sh"],
     "tests.repository.ci_test": ["//:.ci/no_skips.py", "//:.ci/run"],
