@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from attn_jax.bridge import seed_formats, seed_hdf5
+from attn_jax.bridge import seed_formats, seed_hdf5, seed_write
 from attn_jax.bridge.seed_hdf5 import SeedFrame
 from attn_jax.core.errors import EpisodeError, RecordError
 from attn_jax.core.geometry import letterbox
@@ -29,7 +29,8 @@ from attn_jax.data.episodes import (
     variants_of,
     write_episode,
 )
-from attn_jax.probe.schema import episodes
+from attn_jax.probe.arrays import read_json
+from attn_jax.probe.schema import RUN, episodes
 from attn_jax.probe.store import RecordReader, RecordWriter
 from attn_jax.viz.camera_maps import EpisodeView
 
@@ -93,15 +94,40 @@ def _import(
 def _export(reader: RecordReader, target: pathlib.Path, call: int) -> dict[str, Any]:
     if target.suffix == ".pt":
         records = [reader.record("suffix").call(number) for number in range(reader.num_calls)]
-        number = int(reader.meta["episode"])
-        times = reader.info.get("time")
-        seed_formats.write_episode(target, records, reader.env_step, number=number, times=times)
+        number, times = int(reader.meta["episode"]), _times(reader)
+        seed_write.write_episode(target, records, reader.env_step, number=number, times=times)
         return {"target": target.name, "calls": len(records)}
     if call >= reader.num_calls:
         raise RecordError(f"has {reader.num_calls} calls, --call is {call}", where=reader.folder)
     record = reader.record("prefix").call(call)
-    seed_formats.write_layers(target, record)
+    seed_write.write_layers(target, record)
     return {"target": target.name, "call": call, "layers": [*record.layers]}
+
+
+def _times(reader: RecordReader) -> list[float | None] | None:
+    """Flow time of every denoising step of the model; None where the record holds all of them.
+
+    Raises:
+      RecordError: the episode does not say how many steps there were, and may lack some.
+    """
+    info, denoise = reader.info, reader.record("suffix").denoise
+    whole = denoise == tuple(range(len(denoise)))
+    if "times" in info and info.get("denoising_steps") == len(info["times"]):
+        return list(info["times"])
+    # Records of earlier versions have no times, or those of an imported file as `time`.
+    run = reader.folder.parents[1] / RUN
+    about = read_json(run) if run.is_file() else {}
+    model = (about.get("provenance") or {}).get("model") or {}
+    selected = (about.get("selection") or {}).get("denoise", "all")
+    passes = model.get("num_inference_steps", len(denoise))
+    if "times" in info or not whole or selected != "all" or passes != len(denoise):
+        raise RecordError(
+            f"holds denoising steps {', '.join(map(str, denoise))} and does not say of how many, "
+            "so that their flow times are unknown",
+            where=reader.folder,
+            fix="Record again; episodes recorded now name `times` and `denoising_steps`",
+        )
+    return info.get("time")
 
 
 def _import_hdf5(paths: Sequence[pathlib.Path], target: pathlib.Path) -> dict[str, Any]:
@@ -192,6 +218,7 @@ def _frames(folder: pathlib.Path, cameras: Sequence[str] | None) -> Iterator[tup
         raise RecordError(
             "has nothing that the format holds", where=folder, fix=f"It has {_EXPORTED}"
         )
+    _require_steps(reader, records)
     for call, step in enumerate(reader.env_step):
         made = {name: _renamed(record.call(call), new) for name, record in records.items()}
         layout = next(iter(made.values())).layout
@@ -214,6 +241,26 @@ def _frames(folder: pathlib.Path, cameras: Sequence[str] | None) -> Iterator[tup
                 gt_action=_at(recorded, place),
             ),
         )
+
+
+def _require_steps(reader: RecordReader, records: Mapping[str, AttentionRecord]) -> None:
+    """Refuses maps of the actions that lack denoising steps, which the format only counts.
+
+    Raises:
+      RecordError: names the record and the steps.
+    """
+    found = {name: r.denoise for name, r in records.items() if r.stream == "suffix"}
+    steps = [step for denoise in found.values() for step in denoise]
+    total = reader.info.get("denoising_steps") or max(steps, default=0) + 1
+    for name, denoise in found.items():
+        # Whole maps are those of the last step.
+        if total - 1 not in denoise or (name != "suffix" and len(denoise) != total):
+            raise RecordError(
+                f"the format needs all {total} denoising steps; {name} has "
+                f"{', '.join(map(str, denoise))}",
+                where=reader.folder,
+                fix="Record with denoise=all",
+            )
 
 
 def _at(values: Any, place: int | None) -> Any:

@@ -250,7 +250,7 @@ def run_variant(
         shutil.rmtree(folder)  # of an attempt that was cut off
     cameras = _cameras(policy, episode, settings.rename)
     episode = turned(episode, variant.degrees)
-    info = {**episode.info, **variant.facts(episode), "episode": name}
+    info = {**episode.info, **variant.facts(episode), **policy.denoising, "episode": name}
     if "geometry" in info:
         info["geometry"] = _renamed(info["geometry"], settings.rename)
     made = dataclasses.replace(

@@ -20,7 +20,7 @@ Output arrays:
     attn_suffix   (denoise, layer, b, head, query, key); attn_prefix (layer, b, head, query, key);
                   other reductions as attn_suffix.group_mass and so on
     attn_labels   JSON text: layers, heads, steps, names and, per sample, token layouts of every
-                  attn_ array
+                  attn_ array; of the suffix also the number of all denoising steps and their times
     prefix_pad_mask   (b, prefix) False for dummies and padding
 """
 
@@ -44,7 +44,7 @@ from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.core.record import AttentionRecord
 from attn_jax.models.pi05.config import Pi05Config
 from attn_jax.policies.observations import Description, describe, prepare
-from attn_jax.policies.policy import Prediction, with_weights
+from attn_jax.policies.policy import Prediction, denoising_facts, with_weights
 from attn_jax.probe.select import Selection
 from launch import app, compile_cache
 
@@ -179,14 +179,20 @@ def results_of(prediction: Prediction) -> dict[str, np.ndarray]:
         "v_t": prediction.v_t,
         "time": prediction.time,
         "prefix_pad_mask": prediction.prefix_valid,
-        **attention_arrays(prediction.records),
+        **attention_arrays(prediction.records, denoising_facts(prediction.time)),
     }
 
 
 def attention_arrays(
     all_records: Sequence[Mapping[str, AttentionRecord]] | None,
+    denoising: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Records of every sample under the names of the output file, with their labels."""
+    """Records of every sample under the names of the output file, with their labels.
+
+    Args:
+      all_records: of every sample, by name.
+      denoising: what the labels of the suffix say about the denoising passes.
+    """
     if all_records is None:
         return {}
     arrays, labels = {}, {}
@@ -198,6 +204,7 @@ def attention_arrays(
         arrays[name] = ordered if first.stream == "suffix" else ordered[0]
         labels[name] = {
             **{label: getattr(first, label) for label in _LABELS},
+            **((denoising or {}) if first.stream == "suffix" else {}),
             "layouts": [record.layout.to_json() for record in samples],
         }
     arrays["attn_labels"] = np.asarray(json.dumps(app.jsonable(labels)))

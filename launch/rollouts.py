@@ -216,6 +216,7 @@ class _Slot:
             "source": self._settings.source,
             "fps": self._env.fps,
             "geometry": {c: dict(self._env.geometry[c]) for c in self.view.images},
+            **policy.denoising,
         }
         if self._settings.video:
             path = self.video_path(job)

@@ -1,4 +1,4 @@
-"""Attention files of earlier Pi0.5 tools, read as labelled records and written from them.
+"""Attention files of earlier Pi0.5 tools, read as labelled records; `seed_write` writes them.
 
 - `episode_00000_attention.pt`: suffix maps of every call, denoising step and layer.
 - `attn_map_layer_{L}.npy`, or a folder of them: prefix map of one layer, (1, head, token, token).
@@ -11,7 +11,6 @@ or padding.
 
     episode = read_seed("episode_00000_attention.pt", cameras=("agentview", "wrist", "empty"))
     record = episode.record(call=0)                     # (1, denoise, layer, head, query, key)
-    write_episode("again_attention.pt", [record], env_step=[0])
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from attn_jax.bridge.torch_weights import as_arrays, read_torch_file, write_torch_file
+from attn_jax.bridge.torch_weights import as_arrays, read_torch_file
 from attn_jax.core.errors import RecordError
 from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.record import AttentionRecord
@@ -35,6 +34,8 @@ GRID = (16, 16)
 _PROMPT = 200  # prompt tokens of the published checkpoints
 _LAYER_FILE = re.compile(r"attn_map_layer_(\d+)\.npy")
 _LAYER_KEY = re.compile(r"layer_(\d+)")
+# Number of denoising steps in the metadata, in both spellings.
+_PASSES = ("num_denoising_steps_per_action", "num_denoising_steps")
 EPISODE_FILE = re.compile(r"episode_(\d+)_attention\.pt")
 
 
@@ -47,7 +48,7 @@ class SeedEpisode:
       layout: names of the tokens.
       layers, heads, denoise: numbers on these axes.
       env_step: environment step of every call.
-      times: flow time of every denoising step; empty for the prefix.
+      times: flow time of every step in `denoise`; empty for the prefix.
       number: of the episode.
       info: further facts, JSON-compatible.
       read: call -> (denoise, layer, head, query, key) float32.
@@ -117,8 +118,9 @@ def _read_episode(
         times = tuple(float(maps[0][step]["time"]) for step in denoise)
         # One spelling has the number of the episode at the top, the other in the metadata.
         number = int(data.get("episode_index", metadata.get("episode_index", 0)))
+        passes = next((int(metadata[key]) for key in _PASSES if key in metadata), len(denoise))
         batch_index = data.get("batch_index")
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise RecordError(f"is no attention episode: {error!r}", where=path) from error
 
     def read(call: int) -> NumpyArray:
@@ -139,9 +141,10 @@ def _read_episode(
     unused = np.ones(sum(lengths), np.bool_)
     for call in range(len(calls)):
         unused &= ~read(call).any(axis=(0, 1, 2, 3))
+    # A file that counts fewer passes than its steps say leaves open how many there were.
+    total = passes if passes > denoise[-1] else None
     # The flow never reaches 0: a last time of 0.0 was computed with the wrong grid.
-    total = len(denoise)
-    if denoise == tuple(range(total)) and times[-1] == 0.0:
+    if total is not None and times[-1] == 0.0:
         times = tuple(1.0 - step / total for step in denoise)
     return SeedEpisode(
         stream="suffix",
@@ -152,9 +155,22 @@ def _read_episode(
         env_step=env_step,
         times=times,
         number=number,
-        info={"imported_from": path.name, "batch_index": batch_index, "time": [*times]},
+        info={
+            "imported_from": path.name,
+            "batch_index": batch_index,
+            "times": _by_step(denoise, times, total),
+            "denoising_steps": total,
+        },
         read=read,
     )
+
+
+def _by_step(
+    denoise: Sequence[int], times: Sequence[float], total: int | None
+) -> list[float | None]:
+    """Time of every denoising step from 0 on; None where the file has none."""
+    known = dict(zip(denoise, times, strict=True))
+    return [known.get(step) for step in range(total or denoise[-1] + 1)]
 
 
 def _tensor(path: pathlib.Path, maps: Mapping[int, Any], place: tuple[int, int, int]) -> NumpyArray:
@@ -302,109 +318,6 @@ def seed_layout(
     tokens = tuple(range(prefix, prefix + actions))
     groups.append(TokenGroup("action", tokens, labels=tuple(str(i) for i in range(actions))))
     return TokenLayout(prefix + actions, tuple(groups), queries=tokens)
-
-
-def write_episode(
-    path: PathLike,
-    records: Sequence[AttentionRecord],
-    env_step: Sequence[int],
-    *,
-    number: int = 0,
-    times: Sequence[float] | None = None,
-) -> None:
-    """Writes `episode_*_attention.pt` in the spelling of the tool that wrote such files.
-
-    Args:
-      path: file.
-      records: one `full` record of the suffix per call, with all actions and keys.
-      env_step: environment step of every call.
-      number: of the episode.
-      times: flow time of every denoising step; None is 1, 1 - 1/n, ... for all n steps.
-
-    Raises:
-      RecordError: records that left something out which the format needs.
-      ConfigError: torch is not installed.
-    """
-    if not records or len(records) != len(env_step):
-        raise RecordError(f"{len(records)} calls with {len(env_step)} steps", where=path)
-    steps = []
-    for record, step in zip(records, env_step, strict=True):
-        _require_complete(record, "suffix", path)
-        total = len(record.denoise)
-        if times is None and record.denoise != tuple(range(total)):
-            raise RecordError(
-                f"denoising steps {record.denoise} do not say how many there were", where=path
-            )
-        actions = len(record.layout.group("action").indices)
-        clock = [1.0 - k / total for k in range(total)] if times is None else list(times)
-        values = np.asarray(record.values, np.float32)[0]
-        maps = {
-            int(k): {
-                "time": float(clock[place]),
-                "attention_weights": {
-                    int(layer): values[place, position][None]
-                    for position, layer in enumerate(record.layers)
-                },
-                "prefix_len": record.layout.length - actions,
-                "suffix_len": actions,
-            }
-            for place, k in enumerate(record.denoise)
-        }
-        steps.append({"rollout_step": int(step), "attention_maps": maps})
-    metadata = {
-        "num_rollout_steps": len(steps),
-        "num_denoising_steps_per_action": len(records[0].denoise),
-    }
-    data = {"rollout_steps": steps, "episode_index": number, "batch_index": 0, "metadata": metadata}
-    write_torch_file(path, data)
-
-
-def write_layers(path: PathLike, record: AttentionRecord) -> None:
-    """Writes the prefix of one call: `attn_all_layers.npz`, or a folder of `attn_map_layer_*.npy`.
-
-    Args:
-      path: ends in `.npz`, or is a folder, which is made.
-      record: one `full` record of the prefix with all tokens.
-
-    Raises:
-      RecordError: a record that left something out which the format needs.
-    """
-    path = pathlib.Path(path)
-    _require_complete(record, "prefix", path)
-    values = np.asarray(record.values, np.float32)[0]
-    layers = {n: values[0, place][None] for place, n in enumerate(record.layers)}
-    if path.suffix == ".npz":
-        np.savez_compressed(path, **{f"layer_{number}": x for number, x in layers.items()})
-        return
-    path.mkdir(parents=True, exist_ok=True)
-    for number, array in layers.items():
-        np.save(path / f"attn_map_layer_{number}.npy", array, allow_pickle=False)
-
-
-def _require_complete(record: AttentionRecord, stream: str, where: PathLike) -> None:
-    layout = record.layout
-    every = np.arange(layout.length)
-    queries = layout.axis_tokens("query")
-    if stream == "suffix":
-        has_actions = "action" in layout.names
-        whole = has_actions and np.array_equal(queries, layout.group("action").indices)
-    else:
-        whole = np.array_equal(queries, every)
-    complete = {
-        f"the stream {stream}": record.stream == stream,
-        "full maps": record.reduction == "full",
-        "one call": record.shape[0] == 1,
-        "every key": np.array_equal(layout.axis_tokens("key"), every),
-        "every query": whole,
-    }
-    for what, found in complete.items():
-        if not found:
-            raise RecordError(
-                f"the format needs {what}; the record is {record.reduction} of {record.stream} "
-                f"with shape {record.shape}",
-                where=where,
-                fix=f"Record with --capture='streams={stream};layers=all;reduce=full'",
-            )
 
 
 def extract_action_to_visual_attention(

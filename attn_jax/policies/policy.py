@@ -27,6 +27,7 @@ from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.record import AttentionRecord
 from attn_jax.core.typing import Bool, NumpyArray, PathLike
+from attn_jax.flow.sampler import euler_times
 from attn_jax.models.pi05.compact import Kept, compact
 from attn_jax.models.pi05.sample import sample
 from attn_jax.policies.observations import Description, Prepared, describe, layouts_of, prepare
@@ -101,6 +102,11 @@ class Policy:
     def config(self):
         """The model."""
         return self.description.config
+
+    @property
+    def denoising(self) -> dict[str, Any]:
+        """What the info of a recorded episode says about the denoising passes."""
+        return denoising_facts(euler_times(self.config.num_inference_steps))
 
     @property
     def num_programs(self) -> int:
@@ -304,6 +310,15 @@ def with_weights(
     """Reads the weights of a checkpoint that is described already."""
     params = description.checkpoint.params()
     return Policy(description, params, selection=capture, bucket=bucket)
+
+
+def denoising_facts(times: NumpyArray) -> dict[str, Any]:
+    """`denoising_steps` and `times`, (s,) float32, as the shortest decimals that mean the same.
+
+    A selection may keep some of the passes only: the record then says which, and these facts when
+    and of how many.
+    """
+    return {"denoising_steps": len(times), "times": [float(str(time)) for time in times]}
 
 
 def _rest(kept: NumpyArray) -> list[TokenGroup]:

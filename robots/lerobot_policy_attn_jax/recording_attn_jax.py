@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from attn_jax.core.typing import NumpyArray, PathLike
-from attn_jax.policies.policy import Prediction
+from attn_jax.policies.policy import Prediction, denoising_facts
 from attn_jax.policies.recorder import EpisodeRecorder
 from attn_jax.probe.schema import start_run
 from attn_jax.probe.select import Selection
@@ -95,6 +95,7 @@ class BatchRecording:
                     "source": self._source,
                     "fps": None,
                     "geometry": {},
+                    **denoising_facts(prediction.time),
                 }
                 self._recorders[item] = EpisodeRecorder(
                     self._run, self.first + item, info=info, selection=self._selection

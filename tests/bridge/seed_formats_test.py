@@ -8,7 +8,6 @@ import pytest
 from attn_jax.bridge import seed_formats
 from attn_jax.bridge.seed_formats import read_seed
 from attn_jax.core.errors import RecordError
-from attn_jax.core.record import AttentionRecord
 from tests import testing
 from tests.bridge import seed_files
 
@@ -39,6 +38,32 @@ def test_episode(spelling, tmp_path):
 
 
 @pytest.mark.bridge
+def test_times_of_a_part_of_the_steps(tmp_path):
+    testing.require_module("torch")
+    import torch
+
+    def read(edit):
+        data = seed_files.episode_data(seed_files.rows(0, 1, 3, 2, 2, 3, 14))
+        maps = data["rollout_steps"][0]["attention_maps"]
+        data["metadata"]["num_denoising_steps_per_action"] = 10
+        for step, time in ((0, 1.0), (1, 0.9), (2, 0.0)):
+            maps[step]["time"] = time
+        maps[9] = maps.pop(2)
+        edit(data)
+        torch.save(data, tmp_path / "x.pt")
+        return read_seed(tmp_path / "x.pt", **WHERE)
+
+    episode = read(lambda data: None)
+    assert episode.denoise == (0, 1, 9)
+    np.testing.assert_allclose(episode.times, (1.0, 0.9, 0.1))
+    assert episode.info["denoising_steps"] == 10 == len(episode.info["times"])
+    assert episode.info["times"][:3] == [1.0, 0.9, None]
+    # Fewer than its own steps: nobody knows how many there were.
+    episode = read(lambda data: data["metadata"].update(num_denoising_steps_per_action=3))
+    assert episode.times == (1.0, 0.9, 0.0) and episode.info["denoising_steps"] is None
+
+
+@pytest.mark.bridge
 def test_episode_in_bfloat16(tmp_path):
     testing.require_module("torch")
     import torch
@@ -47,28 +72,6 @@ def test_episode_in_bfloat16(tmp_path):
     got = read_seed(tmp_path / "x.pt", **WHERE).read(0)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, values[0], rtol=2**-8)
-
-
-@pytest.mark.bridge
-def test_episode_there_and_back(tmp_path):
-    testing.require_module("torch")
-    import torch
-
-    seed_files.save_episode(tmp_path / "a.pt", number=5)
-    episode = read_seed(tmp_path / "a.pt", **WHERE)
-    records = [episode.record(call) for call in range(3)]
-    seed_formats.write_episode(tmp_path / "b.pt", records, episode.env_step, number=5)
-    original, again = (torch.load(tmp_path / n, weights_only=True) for n in ("a.pt", "b.pt"))
-    assert again["metadata"] == original["metadata"]
-    assert (again["episode_index"], again["batch_index"]) == (5, 0)
-    for one, other in zip(original["rollout_steps"], again["rollout_steps"], strict=True):
-        assert one["rollout_step"] == other["rollout_step"]
-        for step, maps in one["attention_maps"].items():
-            copy = other["attention_maps"][step]
-            assert copy["time"] == (1.0, 0.5)[step]
-            assert (copy["prefix_len"], copy["suffix_len"]) == (11, 3)
-            for layer, tensor in maps["attention_weights"].items():
-                assert torch.equal(copy["attention_weights"][layer], tensor)
 
 
 @pytest.mark.bridge
@@ -147,17 +150,6 @@ def test_what_is_no_seed_file(tmp_path):
     np.save(tmp_path / "attn_map_layer_0.npy", np.ones((2, 2, 3, 3)))
     with pytest.raises(RecordError, match="shapes"):
         read_seed(tmp_path / "attn_map_layer_0.npy", **WHERE)
-
-
-def test_records_that_left_something_out_are_refused(tmp_path):
-    np.savez(tmp_path / "x.npz", layer_0=seed_files.prefix_maps())
-    record = read_seed(tmp_path / "x.npz", **WHERE).record(0)
-    with pytest.raises(RecordError, match="needs the stream suffix"):
-        seed_formats.write_episode(tmp_path / "x.pt", [record], [0])
-    layout = record.layout.restrict(keys=["image/wrist"])
-    part = AttentionRecord("prefix", record.values[..., :4], layout, (0,), (0, 1))
-    with pytest.raises(RecordError, match=r"needs every key.*capture='streams=prefix"):
-        seed_formats.write_layers(tmp_path / "y.npz", part)
 
 
 def test_extractor():

@@ -77,5 +77,11 @@ def test_cameras_that_do_not_fit(run, tmp_path):
         convert(run, tmp_path / "x", to="hdf5", cameras=["front"])
 
 
+def test_some_of_the_denoising_steps_are_refused(tmp_path):
+    run = recorded.save_run(tmp_path / "run", calls=1, denoising_steps=10)
+    with pytest.raises(RecordError, match=r"needs all 10 denoising steps; suffix has 0, 1, 2, 3"):
+        convert(run, tmp_path / "files", to="hdf5")
+
+
 if __name__ == "__main__":
     testing.main()

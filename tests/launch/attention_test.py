@@ -1,5 +1,6 @@
 """The launcher of attention records: inspect, verify, convert."""
 
+import dataclasses
 import io
 import json
 
@@ -7,9 +8,12 @@ import numpy as np
 import pytest
 import rich.console
 
+from attn_jax.bridge import seed_formats
 from attn_jax.core.errors import ConfigError, RecordError
 from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.record import AttentionRecord
+from attn_jax.probe.schema import start_run
+from attn_jax.probe.select import Selection
 from attn_jax.probe.store import RecordReader, RecordWriter
 from attn_jax.probe.summary import summarise
 from attn_jax.probe.verify import verify
@@ -139,6 +143,43 @@ def test_convert_episodes_there_and_back(tmp_path):
     step = data["rollout_steps"][2]["attention_maps"][1]
     assert step["time"] == 0.5 and (step["prefix_len"], step["suffix_len"]) == (11, 3)
     np.testing.assert_array_equal(step["attention_weights"][17][0].numpy(), values[1][2, 1, 1])
+
+
+@pytest.mark.bridge
+def test_convert_takes_the_times_of_the_record_and_guesses_none(tmp_path):
+    testing.require_module("torch")
+    import torch
+
+    seed_files.save_episode(tmp_path / "x.pt")
+    episode = seed_formats.read_seed(tmp_path / "x.pt", cameras=("wrist", "empty"), grid=(2, 2))
+
+    def written(name, denoise, capture=None, **facts):
+        run = tmp_path / name
+        selection = None if capture is None else Selection.parse(capture)
+        start_run(run, selection=selection, provenance=facts.pop("provenance", None))
+        with RecordWriter(run, codec="float32", info=facts) as writer:
+            record = dataclasses.replace(episode.record(0), denoise=denoise)
+            writer.append([record], env_step=0)
+        attention.convert(run, run / "out.pt")
+        return torch.load(run / "out.pt", weights_only=True)
+
+    times = [round(1 - k / 10, 1) for k in range(10)]
+    data = written("known", (0, 1), "denoise=0,1", times=times, denoising_steps=10)
+    assert data["metadata"]["num_denoising_steps_per_action"] == 10
+    maps = data["rollout_steps"][0]["attention_maps"]
+    assert [maps[step]["time"] for step in (0, 1)] == [1.0, 0.9]
+    # As earlier versions recorded: without times.
+    data = written("whole", (0, 1), "denoise=all")
+    assert data["rollout_steps"][0]["attention_maps"][1]["time"] == 0.5
+    model = {"model": {"num_inference_steps": 10}}
+    for name, denoise, capture, facts in (
+        ("part", (0, 1), "denoise=0,1", {}),
+        ("gap", (0, 9), None, {}),
+        ("model", (0, 1), None, {"provenance": model}),
+        ("uncounted", (0, 1), None, {"times": [1.0, 0.9], "denoising_steps": None}),
+    ):
+        with pytest.raises(RecordError, match=r"does not say of how many.*Record again"):
+            written(name, denoise, capture, **facts)
 
 
 def test_convert_errors(run, tmp_path):

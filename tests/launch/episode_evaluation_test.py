@@ -89,6 +89,7 @@ def test_observations_and_records_of_every_variant(run, root):
         np.testing.assert_array_equal(episode.masks["wrist"], recorded.masks["wrist"])
         np.testing.assert_array_equal(episode.state, recorded.state)
         assert reader.complete and reader.env_step == (0, 8, 16)
+        assert reader.info["denoising_steps"] == 3 == len(reader.info["times"])
         assert reader.names == ("prefix.group_mass", "prefix.patch_map", *reader.names[2:])
         mass = np.asarray(reader.record("suffix.group_mass").values)
         np.testing.assert_allclose(mass.sum(-1), 1, atol=1e-5)

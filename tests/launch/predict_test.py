@@ -120,6 +120,7 @@ def test_a_selection_keeps_what_it_names(lerobot):
     labels = json.loads(str(out["attn_labels"]))["attn_suffix.group_mass"]
     assert labels["key_names"] == ["image/cam0", "image/cam1", "image/empty_camera_0"]
     assert labels["layers"] == [2] and labels["heads"] == [0, 3] and labels["denoise"] == [1]
+    assert labels["denoising_steps"] == 4 and labels["times"] == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_present_cameras_come_first(lerobot):

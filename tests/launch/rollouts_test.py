@@ -13,11 +13,13 @@ from attn_jax.core.errors import ConfigError
 from attn_jax.data.episodes import episode_folder, read_episode
 from attn_jax.policies.policy import load_policy
 from attn_jax.policies.recorder import OUTCOME
+from attn_jax.probe.schema import start_run
 from attn_jax.probe.select import Selection
 from attn_jax.probe.store import RecordReader
 from attn_jax.probe.verify import verify
 from attn_jax.viz.video import read_frames, read_info
 from launch import rollouts
+from launch.attention_convert import convert
 from launch.rollouts import Settings, plan_jobs, run_rollouts
 from tests import testing
 from tests.policies import checkpoints
@@ -168,6 +170,24 @@ def test_every_nth_call_and_a_limit_of_steps(policy, tmp_path):
     episode = read_episode(episode_folder(tmp_path, 0))
     assert episode.env_step.tolist() == [0, 2, 4] and not episode.masks
     assert info["overall"]["video_paths"] == [] and info["overall"]["pc_success"] == 0
+
+
+def test_a_part_of_the_denoising_steps_keeps_its_times(policy, tmp_path):
+    testing.require_module("torch")
+    import torch
+
+    part = dataclasses.replace(SELECTION, denoise=(0, 1), reduce=("full",))
+    some = load_policy(policy.description.folder, capture=part)
+    settings = Settings(tmp_path / "run", max_steps=2, video=False, masks=False)
+    run_rollouts(some, PointEnv, JOBS[:1], settings)
+    info = RecordReader(tmp_path / "run", 0).info
+    assert info["denoising_steps"] == 3 and info["times"] == [1.0, 0.6666667, 0.33333334]
+    start_run(tmp_path / "run", selection=part)
+    convert(tmp_path / "run", tmp_path / "x.pt")
+    data = torch.load(tmp_path / "x.pt", weights_only=True)
+    assert data["metadata"]["num_denoising_steps_per_action"] == 3
+    maps = data["rollout_steps"][0]["attention_maps"]
+    assert {step: maps[step]["time"] for step in maps} == {0: 1.0, 1: 0.6666667}
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ def test_recording_stops_when_an_environment_is_done(triple):
     assert [o["success"] for o in outcomes] == [True, False, False]
     assert [o["steps"] for o in outcomes] == [2, 3, 6]
     assert verify(run).ok
+    facts = RecordReader(run, 0).info
+    assert facts["denoising_steps"] == 3 and facts["times"] == [1.0, 0.6666667, 0.33333334]
 
 
 def test_an_episode_does_not_depend_on_its_batch(single, triple):
