@@ -18,6 +18,7 @@ from attn_jax.bridge import seed_formats, seed_hdf5, seed_write
 from attn_jax.bridge.seed_hdf5 import SeedFrame
 from attn_jax.core.errors import EpisodeError, RecordError
 from attn_jax.core.geometry import letterbox
+from attn_jax.core.layout import TokenLayout
 from attn_jax.core.record import AttentionRecord
 from attn_jax.data.episodes import (
     META,
@@ -222,12 +223,7 @@ def _frames(folder: pathlib.Path, cameras: Sequence[str] | None) -> Iterator[tup
     for call, step in enumerate(reader.env_step):
         made = {name: _renamed(record.call(call), new) for name, record in records.items()}
         layout = next(iter(made.values())).layout
-        labels = [
-            label
-            for group in layout.groups
-            if group.name in ("bos", "text", "state")
-            for label in group.labels or [""] * len(group.indices)
-        ]
+        words = _words(layout)
         place = None if episode is None else episode.env_step.tolist().index(step)
         yield (
             step,
@@ -235,12 +231,25 @@ def _frames(folder: pathlib.Path, cameras: Sequence[str] | None) -> Iterator[tup
                 instruction=str(reader.info.get("prompt") or ""),
                 records=made,
                 images={} if episode is None else _letterboxed(episode, place, new, folder),
-                token_texts=tuple(labels),
+                token_texts=tuple(text for text, _ in words),
+                token_ids=tuple(i for _, i in words if i is not None),
                 prefix_len=sum(len(g.indices) for g in layout.groups if g.grid is not None),
                 pred_action=_at(None if episode is None else episode.actions, place),
                 gt_action=_at(recorded, place),
             ),
         )
+
+
+def _words(layout: TokenLayout) -> list[tuple[str, int | None]]:
+    """Text and id of every real prompt token in order; ids are None where one is not known."""
+    found: list[tuple[int, str, int | None]] = []
+    for group in layout.groups:
+        if group.name in ("bos", "text", "state"):
+            nothing = [None] * len(group.indices)
+            texts, ids = group.labels or nothing, group.ids or nothing
+            found += zip(group.indices, (text or "" for text in texts), ids, strict=True)
+    known = all(number is not None for *_, number in found)
+    return [(text, number if known else None) for _, text, number in sorted(found)]
 
 
 def _require_steps(reader: RecordReader, records: Mapping[str, AttentionRecord]) -> None:

@@ -8,7 +8,8 @@ arrays, b samples (only the first two lines are always needed):
 
     image{i}      (b, 3, h, w) float32 in [0, 1], raw size; i counts the configured cameras from 0;
                   a configured camera without an array is a dummy
-    tokens        (b, k) ids and token_mask (b, k), or: task (b,) texts, with a tokenizer
+    tokens        (b, k) ids and token_mask (b, k), or: task (b,) texts, with a tokenizer; words and
+                  numbers (`text/word/cube`) are named of ids, too, where there is a tokenizer
     state         (b, s) in units of the robot; needed with `task`, or for relative actions
     noise         (b, horizon, max_action_dim) float32; else drawn by --seed
 

@@ -330,10 +330,12 @@ class Tokenise:
     Attributes:
       load: gives the tokenizer, which is read when the first prompt comes.
       task_key: where the prompts are.
+      at_hand: whether it can be read from files that are there.
     """
 
     load: Callable[[], PromptTokenizer]
     task_key: str = TASK
+    at_hand: bool = False
 
     def __call__(self, values: Values) -> Values:
         """Adds tokens and mask; values that are tokenised already pass unchanged.

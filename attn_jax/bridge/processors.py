@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -104,7 +105,9 @@ def _tokenise(config: Mapping[str, Any], context: _Context) -> steps.Step:
             truncation=bool(config.get("truncation", True)),
         )
 
-    return steps.Tokenise(load, str(config.get("task_key", steps.TASK)))
+    installed = importlib.util.find_spec("tokenizers") is not None
+    at_hand = installed and name is not None and pathlib.Path(name).exists()
+    return steps.Tokenise(load, str(config.get("task_key", steps.TASK)), at_hand)
 
 
 def _beside(folder: pathlib.Path, name: Any) -> Any:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import h5py
@@ -105,8 +105,10 @@ def _read(file: h5py.File, path: pathlib.Path) -> SeedFrame:
     ids = tuple(int(item) for item in np.asarray(_value(meta, "token_ids", ())).tolist())
     real = int(_value(meta, "n_real_tokens", len(texts)))
     texts = texts[:real] if len(texts) >= real else ()
-    records = _prefix(file, path, prefix_len, real, texts)
-    records |= _suffix(file, path, prefix_len, real, texts)
+    ids = ids[:real] if len(ids) >= real else ()
+    words = _Words(real, texts, ids)
+    records = _prefix(file, path, prefix_len, words)
+    records |= _suffix(file, path, prefix_len, words)
     if not records:
         raise RecordError("holds no attention", where=path)
     images: Any = file.get("images", {})
@@ -123,7 +125,7 @@ def _read(file: h5py.File, path: pathlib.Path) -> SeedFrame:
         records=records,
         images={name: np.asarray(images[name]) for name in CAMERAS if name in images},
         token_texts=texts,
-        token_ids=ids[:real],
+        token_ids=ids,
         prefix_len=prefix_len,
         **optional,
     )
@@ -154,9 +156,20 @@ def _layers(group: Any, name: str, path: pathlib.Path) -> tuple[tuple[int, ...],
     return layers, np.stack(stacked) if stacked else None
 
 
-def _layout(
-    prefix_len: int, real: int, length: int, actions: int, texts: Sequence[str]
-) -> TokenLayout:
+@dataclasses.dataclass(frozen=True)
+class _Words:
+    """Texts and ids of the real prompt tokens, and how many there are."""
+
+    count: int
+    texts: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    def of(self, count: int) -> _Words:
+        """The words of a map with `count` text tokens: without texts where these are others."""
+        return self if count == self.count else _Words(count, (), ())
+
+
+def _layout(prefix_len: int, words: _Words, length: int, actions: int) -> TokenLayout:
     """Cameras (those beyond the two are dummies), real text, padding, actions."""
     names = [*CAMERAS, *(f"dummy{i}" for i in range(prefix_len // PATCHES - len(CAMERAS)))]
     groups = [
@@ -169,10 +182,10 @@ def _layout(
         )
         for i, name in enumerate(names)
     ]
-    text = tuple(range(prefix_len, prefix_len + real))
+    text = tuple(range(prefix_len, prefix_len + words.count))
     if text:
-        groups.append(TokenGroup("text", text, labels=tuple(texts)))
-    pad = tuple(range(prefix_len + real, length))
+        groups.append(TokenGroup("text", text, labels=words.texts, ids=words.ids))
+    pad = tuple(range(prefix_len + words.count, length))
     if pad:
         groups.append(TokenGroup("pad", pad, valid=False))
     if not actions:
@@ -186,18 +199,18 @@ _IMAGE_KEYS = tuple(range(len(CAMERAS) * PATCHES))
 
 
 def _prefix(
-    file: h5py.File, path: pathlib.Path, prefix_len: int, real: int, texts: Sequence[str]
+    file: h5py.File, path: pathlib.Path, prefix_len: int, words: _Words
 ) -> dict[str, AttentionRecord]:
     layers, full = _layers(file.get("prefix"), "full", path)
     if full is not None:
-        layout = _layout(prefix_len, real, full.shape[-1], 0, texts)
+        layout = _layout(prefix_len, words, full.shape[-1], 0)
         heads = tuple(range(full.shape[1]))
         return {"prefix": AttentionRecord("prefix", full[None, None], layout, layers, heads)}
     layers, maps = _layers(file.get("prefix"), "text_to_img", path)
     if maps is None:
         return {}
     rows = maps.shape[2]
-    layout = _layout(prefix_len, rows, prefix_len + rows, 0, texts if len(texts) == rows else ())
+    layout = _layout(prefix_len, words.of(rows), prefix_len + rows, 0)
     layout = dataclasses.replace(layout, queries=layout.group("text").indices, keys=_IMAGE_KEYS)
     heads = tuple(range(maps.shape[1]))
     record = AttentionRecord("prefix", maps[None, None], layout, layers, heads, complete_rows=False)
@@ -205,13 +218,13 @@ def _prefix(
 
 
 def _suffix(
-    file: h5py.File, path: pathlib.Path, prefix_len: int, real: int, texts: Sequence[str]
+    file: h5py.File, path: pathlib.Path, prefix_len: int, words: _Words
 ) -> dict[str, AttentionRecord]:
     out: dict[str, AttentionRecord] = {}
     denoising = file.get("suffix_denoising")
     layers, maps = _layers(file.get("suffix"), "action_to_img", path)
     actions = 1 if maps is None else maps.shape[2]
-    layout = _layout(prefix_len, real, prefix_len + real, actions, texts)
+    layout = _layout(prefix_len, words, prefix_len + words.count, actions)
     some = dataclasses.replace(layout, keys=_IMAGE_KEYS)
     steps = int(_value(denoising, "n_steps", 1)) if denoising is not None else 1
     if maps is not None:
@@ -313,7 +326,9 @@ def _datasets(name: str, record: AttentionRecord, path: pathlib.Path) -> dict[st
         parts, folder = {}, "prefix"
         if whole:
             parts["full"] = np.asarray(record.values, np.float32)[0, 0]
-        parts["text_to_img"] = _images(record, "text")[0, 0]
+        # Every real token of the prompt, where the layout tells start and state from the text.
+        named = any(alias.name == "prompt" for alias in record.layout.aliases)
+        parts["text_to_img"] = _images(record, "prompt" if named else "text")[0, 0]
     else:
         raise RecordError(f"the format has no place for {name!r}", where=path)
     for key, stacked in parts.items():

@@ -142,6 +142,37 @@ class PromptTokenizer:
             pieces.append(("",) * start + text + ("",) * (width - start - len(row)))
         return Tokens(ids, mask, spans, tuple(prompts), tuple(pieces))
 
+    def pieces_of(
+        self, ids: Int[NumpyArray, "b k"], mask: Bool[NumpyArray, "b k"]
+    ) -> tuple[tuple[str, ...], ...]:
+        """The text of every token of prompts that are tokenised already, as `Tokens.pieces`.
+
+        Spaces and capitals are those of the tokenizer's own way back to text; where it drops
+        spaces, one stands between any two tokens. A token without an entry is `<id>`, padding is
+        empty.
+        """
+        return tuple(
+            self._named(row, kept)
+            for row, kept in zip(np.asarray(ids).tolist(), np.asarray(mask).tolist(), strict=True)
+        )
+
+    def _named(self, row: Sequence[int], kept: Sequence[bool]) -> tuple[str, ...]:
+        out: list[str] = []
+        seen, text = [], ""
+        for number, real in zip(row, kept, strict=True):
+            if not real:
+                out.append("")
+                continue
+            if self.backend.id_to_token(number) is None:
+                out.append(f"<{number}>")
+                continue
+            # What a token adds to the text: alone, decoders drop the space in front of it.
+            seen.append(number)
+            longer = self.backend.decode(seen, skip_special_tokens=False)
+            out.append(longer[len(text) :])
+            text = longer
+        return tuple(out)
+
     def _pieces(
         self, ids: Sequence[int], offsets: Sequence[tuple[int, int]], prompt: str
     ) -> tuple[str, ...]:

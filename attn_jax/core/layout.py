@@ -35,6 +35,7 @@ class TokenGroup:
       box: (top, left, height, width) in pixels of the model's input image that the grid covers.
       valid: False for tokens that no real query may rely on (padding, a dummy camera).
       labels: one string per token (words, action numbers), or empty.
+      ids: what the tokenizer calls each token, or empty.
     """
 
     name: str
@@ -43,19 +44,23 @@ class TokenGroup:
     box: tuple[int, int, int, int] | None = None
     valid: bool = True
     labels: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "indices", tuple(int(i) for i in self.indices))
+        object.__setattr__(self, "ids", tuple(int(i) for i in self.ids))
         if self.grid is not None:
             object.__setattr__(self, "grid", (int(self.grid[0]), int(self.grid[1])))
             if self.grid[0] * self.grid[1] != len(self.indices):
                 raise LayoutError(
                     f"grid {self.grid} does not hold {len(self.indices)} tokens", where=self.name
                 )
-        if self.labels and len(self.labels) != len(self.indices):
-            raise LayoutError(
-                f"{len(self.labels)} labels for {len(self.indices)} tokens", where=self.name
-            )
+        for field in ("labels", "ids"):
+            found = getattr(self, field)
+            if found and len(found) != len(self.indices):
+                raise LayoutError(
+                    f"{len(found)} {field} for {len(self.indices)} tokens", where=self.name
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,12 +218,22 @@ class TokenLayout:
             return self.membership(chosen)
         return np.stack([np.asarray(self.coverage[name], np.float32) for name in chosen])
 
+    def without_ids(self) -> TokenLayout:
+        """The same names for tokens of any id."""
+        groups = tuple(dataclasses.replace(group, ids=()) for group in self.groups)
+        return dataclasses.replace(self, groups=groups)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-compatible dict; index lists are run-length coded as [start, stop, step]."""
         out: dict[str, Any] = {"length": self.length}
         for field in ("groups", "aliases"):
             out[field] = [
-                {**dataclasses.asdict(g), "indices": _encode_runs(g.indices), "labels": [*g.labels]}
+                {
+                    **dataclasses.asdict(g),
+                    "indices": _encode_runs(g.indices),
+                    "labels": [*g.labels],
+                    "ids": [*g.ids],
+                }
                 for g in getattr(self, field)
             ]
         for field in ("queries", "keys"):
@@ -242,6 +257,7 @@ class TokenLayout:
                         box=None if g["box"] is None else tuple(g["box"]),
                         valid=g["valid"],
                         labels=tuple(g["labels"]),
+                        ids=tuple(g.get("ids", ())),  # layouts of earlier versions have none
                     )
                     for g in data[field]
                 )
@@ -269,8 +285,9 @@ VARYING = "varying"
 def common(layouts: Sequence[TokenLayout]) -> TokenLayout:
     """What layouts of the same tokens agree on.
 
-    Groups and aliases that are the same in all of them stay; every other token belongs to the group
-    `varying`. An axis on which they recorded different tokens becomes None.
+    Groups and aliases that are the same in all of them stay, without ids where only these differ;
+    every other token belongs to the group `varying`. An axis on which they recorded different
+    tokens becomes None.
 
     Raises:
       LayoutError: the sequences have different lengths.
@@ -282,11 +299,14 @@ def common(layouts: Sequence[TokenLayout]) -> TokenLayout:
         return first
 
     def shared(field: str) -> tuple[TokenGroup, ...]:
-        return tuple(
-            group
-            for group in getattr(first, field)
-            if all(group in getattr(other, field) for other in rest)
-        )
+        bare = [{dataclasses.replace(g, ids=()) for g in getattr(one, field)} for one in rest]
+        out = []
+        for group in getattr(first, field):
+            if all(group in getattr(other, field) for other in rest):
+                out.append(group)
+            elif all(dataclasses.replace(group, ids=()) in groups for groups in bare):
+                out.append(dataclasses.replace(group, ids=()))
+        return tuple(out)
 
     groups = shared("groups")
     named = {i for group in groups for i in group.indices}

@@ -83,13 +83,12 @@ class Answerer:
           InputError: arrays that do not fit the checkpoint or each other.
         """
         values = {key: value for key, value in values.items() if key != names.TASK}
-        pieces = None
-        if questions is not None:
-            assert self.tokenizer is not None
-            made = self.tokenizer([f"{text.strip()}\n" for text in questions])
-            values[names.TOKENS], values[names.TOKEN_MASK] = made.ids, made.mask
-            pieces = made.pieces
-        return dataclasses.replace(prepare(self.description, values), pieces=pieces)
+        if questions is None:
+            return prepare(self.description, values)
+        assert self.tokenizer is not None
+        made = self.tokenizer([f"{text.strip()}\n" for text in questions])
+        values[names.TOKENS], values[names.TOKEN_MASK] = made.ids, made.mask
+        return dataclasses.replace(prepare(self.description, values), pieces=made.pieces)
 
     def answer(
         self, prepared: Prepared, rng: PRNGKey, *, record: bool = True
@@ -113,7 +112,8 @@ class Answerer:
         if self.selection is None or not record:
             program = self._programs.setdefault(None, jax.jit(run))
             return program(*arguments)[0], None
-        same = prepared.pieces is not None and len(set(prepared.pieces)) == 1
+        seen = np.where(prepared.inputs.token_mask, prepared.inputs.tokens, -1)
+        same = bool((seen == seen[:1]).all())
         prefix = layouts(
             config,
             [prepared.cameras[i] for i in kept.cameras],
@@ -122,6 +122,8 @@ class Answerer:
             np.any(small.token_mask, axis=0),
             pieces=prepared.pieces[0][: kept.tokens] if same and prepared.pieces else None,
         )["prefix"]
+        if not same:
+            prefix = prefix.without_ids()
         if prefix not in self._programs:
             streams = {"prefix": prefix, "text": text_layout(prefix, self.max_tokens)}
             watched = functools.partial(run, watch=True)

@@ -2,7 +2,8 @@
 
 Observations have LeRobot's keys and b samples: `observation.images.<camera>` (b, h, w, 3) uint8 or
 (b, 3, h, w) float in [0, 1], `observation.state` (b, s), `task` (b texts), or instead of the task
-`observation.language.tokens` (b, k) with `observation.language.attention_mask`.
+`observation.language.tokens` (b, k) with `observation.language.attention_mask`. Words and numbers
+of such tokens get their names where a tokenizer was given or stands beside the checkpoint.
 
     description = describe("checkpoint", tokenizer="tokenizer")
     prepared = prepare(description, {"observation.images.wrist": image, "observation.state": state,
@@ -12,6 +13,7 @@ Observations have LeRobot's keys and b samples: `observation.images.<camera>` (b
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +24,7 @@ from attn_jax.bridge import processor_steps as names
 from attn_jax.bridge.checkpoint_folder import OpenCheckpoint, open_checkpoint
 from attn_jax.bridge.image_resize import arrange_cameras
 from attn_jax.bridge.processors import Processors
+from attn_jax.bridge.tokenizer import PromptTokenizer
 from attn_jax.core.errors import CheckpointError, InputError
 from attn_jax.core.layout import TokenLayout
 from attn_jax.core.typing import PathLike
@@ -37,10 +40,12 @@ class Description:
     Attributes:
       checkpoint: the opened folder.
       processors: of the checkpoint; None where it has none.
+      named_tokenizer: instead of the checkpoint's, if one was named.
     """
 
     checkpoint: OpenCheckpoint
     processors: Processors | None
+    named_tokenizer: PathLike | None = None
 
     @property
     def folder(self) -> pathlib.Path:
@@ -56,6 +61,24 @@ class Description:
     def image_keys(self) -> Mapping[str, str]:
         """Camera name -> LeRobot's key, in configured order."""
         return self.checkpoint.image_keys
+
+    @functools.cached_property
+    def tokenizer(self) -> PromptTokenizer | None:
+        """What says which text given tokens are; None where no tokenizer is at hand.
+
+        One that was named must be there; the checkpoint's is taken where its files are.
+
+        Raises:
+          ConfigError: the tokenizer cannot be loaded.
+        """
+        steps = () if self.processors is None else self.processors.pre
+        step = next((step for step in steps if isinstance(step, names.Tokenise)), None)
+        if step is not None:
+            wanted = self.named_tokenizer is not None or step.at_hand
+            return step.load() if wanted else None
+        if self.named_tokenizer is None:
+            return None
+        return PromptTokenizer.load(self.named_tokenizer, self.config.prompt_length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +112,7 @@ def describe(
       CheckpointError, ConfigError: files that are missing, damaged or of another policy.
     """
     checkpoint = open_checkpoint(folder, precision=precision)
-    return Description(checkpoint, checkpoint.processors(tokenizer))
+    return Description(checkpoint, checkpoint.processors(tokenizer), tokenizer)
 
 
 def prepare(description: Description, observation: Mapping[str, Any]) -> Prepared:
@@ -98,6 +121,7 @@ def prepare(description: Description, observation: Mapping[str, Any]) -> Prepare
     Raises:
       InputError: arrays that are missing or do not fit the checkpoint or each other.
       CheckpointError: texts, but no processors.
+      ConfigError: a tokenizer that cannot be loaded.
     """
     values = {key: _picture(key, value) for key, value in observation.items()}
     processors, folder = description.processors, description.folder
@@ -130,7 +154,11 @@ def prepare(description: Description, observation: Mapping[str, Any]) -> Prepare
     check_inputs(description.config, inputs)
     of_key = {key: name for name, key in description.image_keys.items()}
     made = values.get(names.PROMPT_TOKENS)
-    pieces = None if made is None else tuple(made.pieces)
+    pieces = None
+    if made is not None:
+        pieces = tuple(made.pieces)
+    elif (tokenizer := description.tokenizer) is not None:
+        pieces = tokenizer.pieces_of(inputs.tokens, inputs.token_mask)
     return Prepared(inputs, tuple(of_key[key] for key in cameras.keys), values, pieces)
 
 

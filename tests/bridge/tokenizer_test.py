@@ -115,5 +115,35 @@ def test_a_name_that_cannot_be_fetched(monkeypatch):
         PromptTokenizer.load("nobody/no-such-tokenizer", 8)
 
 
+def test_pieces_of_ids_are_those_of_the_prompt(tmp_path):
+    """As Gemma's: a space is a sign of its own, which the way back to text turns into a space."""
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, processors
+
+    symbols = ["<pad>", "<eos>", "<bos>", "<unk>", *sorted({*"".join(PROMPTS), "\u2581"} - {" "})]
+    vocabulary = {symbol: number for number, symbol in enumerate(symbols)}
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    backend.normalizer = normalizers.Replace(" ", "\u2581")
+    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse()])
+    backend.post_processor = processors.TemplateProcessing(
+        single="<bos>:0 $A:0", special_tokens=[("<bos>", 2)]
+    )
+    backend.add_special_tokens(["<pad>", "<eos>", "<bos>", "<unk>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = PromptTokenizer.load(tmp_path, 80)
+    tokens = tokenizer(PROMPTS)
+    assert tokenizer.pieces_of(tokens.ids, tokens.mask) == tokens.pieces
+    ids = tokens.ids.copy()
+    ids[0, 5] = 999
+    assert tokenizer.pieces_of(ids, tokens.mask)[0][4:7] == ("k", "<999>", " ")
+
+
+def test_pieces_of_ids_where_spaces_are_dropped(folder):
+    tokenizer = PromptTokenizer.load(folder, 40)
+    tokens = tokenizer(PROMPTS)
+    pieces = tokenizer.pieces_of(tokens.ids, tokens.mask)
+    assert pieces[1][:5] == ("<bos>", " Task", " :", " it", " ,") and pieces[1][-1] == ""
+
+
 if __name__ == "__main__":
     testing.main()

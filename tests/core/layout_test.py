@@ -39,6 +39,8 @@ def test_grid_and_labels_must_fit_the_group():
         TokenGroup("a", (0, 1, 2), (2, 2))
     with pytest.raises(LayoutError, match="labels"):
         TokenGroup("a", (0, 1), labels=("x",))
+    with pytest.raises(LayoutError, match="1 ids for 2 tokens"):
+        TokenGroup("a", (0, 1), ids=(7,))
 
 
 def test_tokens_of_names_patterns_and_specials():
@@ -94,7 +96,7 @@ def test_membership_and_fractions():
 def test_json_round_trip(order, queries, keys):
     groups = (
         TokenGroup("a", tuple(order[:5])),
-        TokenGroup("b", tuple(order[5:]), labels=("w",) * 7),
+        TokenGroup("b", tuple(order[5:]), labels=("w",) * 7, ids=tuple(order[5:])),
     )
     layout = TokenLayout(12, groups, queries=tuple(queries), keys=tuple(keys))
     assert TokenLayout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
@@ -124,6 +126,25 @@ def test_common_keeps_what_layouts_agree_on():
     assert found.aliases == (word,) and found.keys is None
     with pytest.raises(LayoutError, match="lengths differ"):
         common([first, TokenLayout(2, (image,))])
+
+
+def test_ids_do_not_tell_groups_apart():
+    def text(*ids):
+        return TokenLayout(
+            3, (TokenGroup("bos", (0,), ids=(2,)), TokenGroup("text", (1, 2), ids=ids))
+        )
+
+    found = common([text(5, 6), text(5, 7)])
+    assert found.names == ("bos", "text")
+    assert found.group("bos").ids == (2,) and found.group("text").ids == ()
+    assert text(5, 6).without_ids() == text().without_ids()
+
+
+def test_json_of_earlier_versions_has_no_ids():
+    data = small_layout().to_json()
+    for group in (*data["groups"], *data["aliases"]):
+        del group["ids"]
+    assert TokenLayout.from_json(data) == small_layout()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from attn_jax.core.errors import RecordError
+from attn_jax.core.layout import TokenGroup, TokenLayout
+from attn_jax.core.record import AttentionRecord
 from attn_jax.data.episodes import episode_folder, read_episode
-from attn_jax.probe.store import RecordReader
+from attn_jax.probe.store import RecordReader, RecordWriter
 from launch.attention_convert import convert, inspect_seed
 from tests import testing
 from tests.viz import recorded
@@ -64,6 +66,37 @@ def test_there_and_back(run, files, tmp_path):
     episode = read_episode(episode_folder(tmp_path / "again", 0))
     assert episode.prompt == "pick the duck" and episode.cameras == ("exterior", "wrist")
     assert episode.actions is not None and episode.actions.shape == (2, 5, 2)
+
+
+def test_ids_of_the_prompt_survive(tmp_path):
+    """In the order of the prompt: start, text, state, text again."""
+    images = [
+        TokenGroup(f"image/{name}", tuple(range(256 * i, 256 * (i + 1))), (16, 16))
+        for i, name in enumerate(("front", "wrist"))
+    ]
+    words = (
+        TokenGroup("bos", (512,), labels=("<bos>",), ids=(2,)),
+        TokenGroup("text", (513, 515), labels=("pick", ";"), ids=(40, 42)),
+        TokenGroup("state", (514,), labels=("7",), ids=(41,)),
+        TokenGroup("pad", (516,), valid=False),
+    )
+    prompt = TokenGroup("prompt", (512, 513, 514, 515))
+    layout = TokenLayout(517, (*images, *words), (prompt,))
+    maps = np.zeros((1, 1, 1, 1, 517, 517), np.float32)
+    maps[..., np.arange(517), np.arange(517)] = 1
+    maps[..., 514, 514], maps[..., 514, 3] = 0, 1
+    with RecordWriter(tmp_path / "run", codec="float32") as writer:
+        writer.append([AttentionRecord("prefix", maps, layout, (0,), (0,))], env_step=0)
+    assert RecordReader(tmp_path / "run").record("prefix").layout == layout
+    convert(tmp_path / "run", tmp_path / "files", to="hdf5", cameras=["front", "wrist"])
+    with h5py.File(tmp_path / "files" / "00000_base.h5") as file:
+        assert file["meta/token_ids"][:].tolist() == [2, 40, 41, 42]
+        assert file["meta/token_texts"].asstr()[:].tolist() == ["<bos>", "pick", "7", ";"]
+        found = file["prefix/layer_0/text_to_img"][0]
+        assert found.shape == (4, 512) and found[2, 3] == found.sum() == 1
+    convert(tmp_path / "files", tmp_path / "again")
+    text = RecordReader(tmp_path / "again").record("prefix").layout.group("text")
+    assert text.ids == (2, 40, 41, 42) and text.labels == ("<bos>", "pick", "7", ";")
 
 
 def test_inspect(files):

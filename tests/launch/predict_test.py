@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from attn_jax.bridge.tokenizer import PromptTokenizer
 from attn_jax.core.errors import CheckpointError, InputError
 from attn_jax.core.layout import TokenLayout
 from attn_jax.policies.observations import describe, layouts_of, prepare
@@ -160,6 +161,24 @@ def test_tasks_go_through_the_processors(lerobot, tmp_path):
     assert layout.group("text/word/cube").labels == (" cube",)
     bins = predict.names.state_bins(prepared.values["observation.state"])[0]
     assert "".join(layout.group("state/1").labels).strip() == str(bins[1])
+
+
+def test_words_of_tokens(lerobot, tmp_path):
+    """The checkpoint has no processors; the tokenizer is named by the flag."""
+    tokenizer = lerobot_processors.save_tokenizer(tmp_path / "tokenizer")
+    made = PromptTokenizer.load(tokenizer, 17)(["Task: pick up the cube, State: 7;"] * 2)
+    inputs = lerobot[1] | {"tokens": made.ids, "token_mask": made.mask}
+    flags = f"--tokenizer={tokenizer}", "--capture=streams=suffix;keys=text/word/cube;reduce=full"
+    out = run(lerobot[0], inputs, tmp_path, *flags)
+    assert isinstance(out, dict), out.stderr
+    assert out["attn_suffix"].shape[-1] == 1
+    labels = json.loads(str(out["attn_labels"]))["attn_suffix"]
+    layout = TokenLayout.from_json(labels["layouts"][0])
+    place = made.ids[0].tolist().index(lerobot_processors.WORDS.index("cube") + 4)
+    assert layout.group("text/word/cube").indices == (3 * 16 + place,) == layout.keys
+    assert sorted(layout.group("text").ids + layout.group("state").ids + (2,)) == sorted(
+        made.ids[0][made.mask[0]].tolist()
+    )
 
 
 def test_bad_inputs(lerobot, tmp_path):

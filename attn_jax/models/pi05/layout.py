@@ -4,7 +4,8 @@ Groups of the prefix, in order: `image/<camera>` (a patch grid; invalid for a du
 `state` and `pad` (invalid); of the suffix: those as keys, then `action`. With the pieces of the
 tokenizer, `state` holds the numbers after "State:" in the prompt, and aliases name words
 (`text/word/cube`, the second one `text/word/cube#2`) and numbers (`state/0`, `state/1`, ...);
-without them, the whole prompt is `text`. The alias `prompt` is all that is not padding.
+without them, the whole prompt is `text`. The alias `prompt` is all that is not padding. `bos`,
+`text` and `state` have the ids of their tokens.
 
     made = layouts(config, cameras, image_mask, tokens, token_mask, pieces=pieces)
     made["suffix"].select(probs, query="action", key="image/wrist")        # (..., action, gh, gw)
@@ -12,6 +13,7 @@ without them, the whole prompt is `text`. The alias `prompt` is all that is not 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 
@@ -26,7 +28,8 @@ BOS_ID = 2
 # Tokenizers of the SentencePiece kind write a space so.
 _SPACE = "\u2581"
 _NUMBER = r"-?\s?\d+"
-_STATE = re.compile(rf"\bState\s*:\s*({_NUMBER}(?:\s+{_NUMBER})*)")
+# Vocabularies without capitals write `state`.
+_STATE = re.compile(rf"\b[Ss]tate\s*:\s*({_NUMBER}(?:\s+{_NUMBER})*)")
 _WORD = re.compile(r"[^\W\d_][\w'-]*")
 
 
@@ -121,9 +124,13 @@ def _prompt(
         indices = tuple(start + i for i in members)
         return TokenGroup(name, indices, valid=name != "pad", labels=labels)
 
+    def identified(name: str, members: Sequence[int]) -> TokenGroup:
+        ids = () if name == "pad" else tuple(int(tokens[i]) for i in members)
+        return dataclasses.replace(group(name, members), ids=ids)
+
     names = ("bos", "text", "state", "pad")
     members = {name: [int(i) for i in np.flatnonzero(kind == name)] for name in names}
-    groups = [group(name, members[name]) for name in names if members[name]]
+    groups = [identified(name, members[name]) for name in names if members[name]]
     return groups, tuple(group(name, found) for name, found in spans)
 
 
@@ -143,7 +150,8 @@ def _spans(real: Sequence[int], pieces: Sequence[str]) -> Iterator[tuple[str, li
             if first < end and first + len(text) > begin
         ]
 
-    state = _STATE.search(whole)
+    # The last one: a task may speak of states too, and stands before the state of the robot.
+    state = next(reversed([*_STATE.finditer(whole)]), None)
     if state is not None:
         yield "state", covering(*state.span(1))
         for count, number in enumerate(re.finditer(_NUMBER, state[1])):

@@ -76,6 +76,17 @@ def test_a_tokenizer_of_whole_words_works_too():
     assert "pad" not in prefix.names
 
 
+def test_ids_of_the_real_tokens():
+    prefix = made()["prefix"]  # 2, 10, 11, ..., 33, then padding
+    assert prefix.group("bos").ids == (2,)
+    assert prefix.group("text").ids == tuple(range(10, 34)) and prefix.group("pad").ids == ()
+
+
+def test_the_state_is_the_last_one_and_may_be_written_small():
+    pieces = ["<bos>", "task", ":", "state", ":", "5", ",", "state", ":", "0", "128", ";"]
+    assert made(pieces)["prefix"].group("state").labels == ("0", "128")
+
+
 def test_a_prompt_without_state_is_text():
     prefix = made(["<bos>", "▁pick", "▁up"], padding=0)["prefix"]
     assert "state" not in prefix.names
