@@ -15,7 +15,8 @@ a folder of them) and `attn_all_layers.npz` into a run folder, losslessly. The o
 RECORD becomes a `.pt` episode (its suffix), a `.npz` or a folder of `.npy` (the prefix of one
 call). `.pt` files need torch and are read weights-only. HDF5 files per frame and prompt,
 `00008_base.h5`, are read from a folder (other prompts become `variants/`) and written with
---to=hdf5. `inspect` takes any of these files too.
+--to=hdf5. `inspect` takes any of these files too, and `episode_*_uncertainty.pt`, which hold no
+attention: it shows their metadata.
 
 `overlay` draws the maps over the pictures: over the video of an episode where it has one, else over
 its recorded observations, as `overlays/episode_00000.mp4`; with --timesteps=0,5,10 as pictures

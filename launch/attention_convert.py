@@ -16,6 +16,7 @@ from absl import logging
 
 from attn_jax.bridge import seed_formats, seed_hdf5, seed_write
 from attn_jax.bridge.seed_hdf5 import SeedFrame
+from attn_jax.bridge.seed_uncertainty import UNCERTAINTY_FILE, read_uncertainty, refused
 from attn_jax.core.errors import EpisodeError, RecordError
 from attn_jax.core.geometry import letterbox
 from attn_jax.core.layout import TokenLayout
@@ -68,6 +69,9 @@ def convert(
     found = [path for path in inside if seed_formats.EPISODE_FILE.fullmatch(path.name)]
     if found or seed_formats.is_seed(source):
         return _import(found or [source], target, cameras, grid)
+    others = [path for path in inside if UNCERTAINTY_FILE.fullmatch(path.name)]
+    if others:
+        raise refused(others[0])
     if seed_hdf5.is_seed_hdf5(source):
         return _import_hdf5(inside if source.is_dir() else [source], target)
     if to == "hdf5":
@@ -309,6 +313,8 @@ def inspect_seed(path: pathlib.Path, cameras: Sequence[str] | None, grid: tuple[
     """
     files = [path] if path.is_file() else [f for f in path.iterdir() if f.is_file()]
     out: dict[str, Any] = {"name": path.name, "bytes": sum(f.stat().st_size for f in files)}
+    if UNCERTAINTY_FILE.fullmatch(path.name):
+        return out | read_uncertainty(path)
     if seed_hdf5.is_seed_hdf5(path):
         first = next(f for f in sorted(files) if seed_hdf5.NAME.fullmatch(f.name))
         frame = seed_hdf5.read_frame(first)

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from attn_jax.bridge.seed_uncertainty import UNCERTAINTY_FILE, refused
 from attn_jax.bridge.torch_weights import as_arrays, read_torch_file
 from attn_jax.core.errors import RecordError
 from attn_jax.core.layout import TokenGroup, TokenLayout
@@ -89,6 +90,8 @@ def read_seed(
     path = pathlib.Path(path)
     if not path.exists():
         raise RecordError("no such file or folder", where=path)
+    if UNCERTAINTY_FILE.fullmatch(path.name):
+        raise refused(path)
     if path.suffix == ".pt":
         return _read_episode(path, cameras, grid)
     return _read_layers(path, cameras, grid)
