@@ -104,10 +104,9 @@ def _about_episodes() -> dict[str, Any]:
     questions = read_questions(QUESTIONS.value)
     episode_questions.check_run(RUN.value)  # before the weights are read
     seed = predict.SEED.value
-    provenance = {"checkpoint": pathlib.Path(predict.CHECKPOINT.value).name, **app.provenance(seed)}
-    return episode_questions.ask(
-        _answerer(tokens=False), RUN.value, questions, seed=seed, provenance=provenance
-    )
+    answerer = _answerer(tokens=False)
+    provenance = {**answerer.description.provenance(), **app.provenance(seed)}
+    return episode_questions.ask(answerer, RUN.value, questions, seed=seed, provenance=provenance)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ input, with one sentence on stderr; anything else is a defect with its traceback
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
 import logging as logging_lib
 import pathlib
@@ -29,13 +28,12 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from attn_jax.core.errors import ConfigError, InputError
+from attn_jax.core.versions import package_versions
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for everything this run writes; made when missing."
 )
 JSON = flags.DEFINE_bool("json", False, "Print the machine-readable result as the last line.")
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorstore", "grain")
 
 
 @functools.cache  # two launchers may be imported into one process, as tests do
@@ -123,11 +121,10 @@ def define_seed() -> flags.FlagHolder:
 
 def provenance(seed: int | None) -> dict[str, Any]:
     """Seed, git revision, package versions and command of this run; holds no host-specific path."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "command": [pathlib.PurePath(sys.argv[0]).name, *map(_without_folder, sys.argv[1:])],
         "git_revision": git_revision(),
-        "packages": versions,
+        "packages": package_versions(),
         "python": platform.python_version(),
         "seed": seed,
     }

@@ -110,9 +110,8 @@ def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> 
         occlusion=episode_variants.occlusion_from_flags(source, rename, num_layers),
         rotate=episode_variants.rotate_from_flags(),
         provenance={
-            "family": "pi05",
+            **description.provenance(),
             "source": source.kind,
-            "checkpoint": description.folder.name,
             **app.provenance(seed),
         },
     )
@@ -161,7 +160,11 @@ def prepare_run(settings: Settings, base: Selection | None, num_layers: int) -> 
         }
         provenance = {**settings.provenance, "recorded_episodes": mine}
         continue_run(
-            folder, ("recorded_episodes", "checkpoint"), selection=selection, provenance=provenance
+            folder,
+            ("recorded_episodes", "checkpoint"),
+            if_known=("checkpoint_fingerprint",),
+            selection=selection,
+            provenance=provenance,
         )
 
 

@@ -82,6 +82,7 @@ def ask(
         continue_run(
             run / episodes.VARIANTS / (PREFIX + question.key),
             ("question", "checkpoint", "seed"),
+            if_known=("checkpoint_fingerprint",),
             selection=answerer.selection,
             provenance={
                 **(provenance or {}),

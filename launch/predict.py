@@ -23,6 +23,8 @@ Output arrays:
     attn_labels   JSON text: layers, heads, steps, names and, per sample, token layouts of every
                   attn_ array; of the suffix also the number of all denoising steps and their times
     prefix_pad_mask   (b, prefix) False for dummies and padding
+    provenance    JSON text: model, name and fingerprint of the checkpoint, package versions, seed,
+                  selection
 """
 
 from __future__ import annotations
@@ -92,6 +94,12 @@ def main() -> dict[str, Any]:
     results = results_of(prediction)
     if description.processors is not None:
         results["actions"] = prediction.actions
+    facts = {
+        **app.provenance(SEED.value),
+        **description.provenance(),
+        "selection": None if selection is None else selection.to_json(),
+    }
+    results["provenance"] = np.asarray(json.dumps(app.jsonable(facts)))
     write_outputs(outputs, results)
     return {"outputs": {name: [*array.shape] for name, array in sorted(results.items())}}
 

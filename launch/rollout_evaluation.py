@@ -106,17 +106,16 @@ def _start(
     selection: Selection | None,
 ) -> None:
     """Makes the run folder, or checks that the one that is there is of the same evaluation."""
-    same = {
-        "family": "pi05",
-        "model": description.config.to_json(),
-        "config": app.jsonable(config.to_dict()),
-    }
+    facts = description.provenance()
+    config_json = app.jsonable(config.to_dict())
+    same = {"family": facts["family"], "model": facts["model"], "config": config_json}
     wanted = None if selection is None else selection.to_json()
     if (run / RUN).exists():
         found = read_json(run / RUN)
-        changed = [
-            name for name, value in same.items() if found.get("provenance", {}).get(name) != value
-        ]
+        before = found.get("provenance") or {}
+        # Runs of earlier versions do not say which weights they had.
+        same |= {key: facts[key] for key in ("checkpoint_fingerprint",) if key in before}
+        changed = [name for name, value in same.items() if before.get(name) != value]
         changed += ["selection"] if found.get("selection") != wanted else []
         if changed:
             raise ConfigError(
@@ -124,5 +123,5 @@ def _start(
                 where=run,
                 fix="Name another --workdir, or ask for the same again to go on",
             )
-    provenance = {**app.provenance(config.seed), **same}
+    provenance = {**app.provenance(config.seed), **facts, "config": config_json}
     start_run(run, selection=selection, provenance=provenance)

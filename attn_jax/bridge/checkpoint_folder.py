@@ -22,15 +22,16 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from attn_jax.bridge import safetensors_reader
 from attn_jax.bridge.keymap import Report
-from attn_jax.bridge.pi05 import image_keys, read_config, read_pi05
+from attn_jax.bridge.pi05 import WEIGHTS, image_keys, read_config, read_pi05
 from attn_jax.bridge.processors import Processors
 from attn_jax.core.errors import CheckpointError, ConfigError
 from attn_jax.core.typing import PathLike
 from attn_jax.models.pi05.config import Pi05Config
 from attn_jax.models.pi05.lora import LoraConfig, merged
 from attn_jax.models.pi05.model import param_shapes
-from attn_jax.train.checkpoints import load_metadata, load_params
+from attn_jax.train.checkpoints import fingerprint, load_metadata, load_params
 
 CHECKPOINTS, PROCESSORS = "checkpoints", "processors"
 FAMILY = "pi05"
@@ -64,6 +65,23 @@ class OpenCheckpoint:
     def image_keys(self) -> dict[str, str]:
         """Camera name -> LeRobot's key, in configured order."""
         return image_keys(self.settings, self.config)
+
+    def identity(self) -> dict[str, Any]:
+        """Which checkpoint it is, for the provenance of a run; reads no tensors.
+
+        Returns:
+          `checkpoint`, the name of the folder; `checkpoint_fingerprint`, which changes with the
+          weights; and, of a training run, `checkpoint_step`.
+
+        Raises:
+          CheckpointError: the weights are missing or damaged.
+        """
+        out: dict[str, Any] = {"checkpoint": self.folder.absolute().name}
+        if self.kind == "lerobot":
+            text = safetensors_reader.fingerprint(self.folder / WEIGHTS)
+            return out | {"checkpoint_fingerprint": text}
+        step, text = fingerprint(self.folder, ema=self.ema, step=self.step)
+        return out | {"checkpoint_step": step, "checkpoint_fingerprint": text}
 
     def params(self) -> dict[str, Any]:
         """The parameters, complete, in the dtypes of `config.precision`.

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from attn_jax.bridge import processor_steps as names
-from attn_jax.bridge.checkpoint_folder import OpenCheckpoint, open_checkpoint
+from attn_jax.bridge.checkpoint_folder import FAMILY, OpenCheckpoint, open_checkpoint
 from attn_jax.bridge.image_resize import arrange_cameras
 from attn_jax.bridge.processors import Processors
 from attn_jax.bridge.tokenizer import PromptTokenizer
@@ -56,6 +56,15 @@ class Description:
     def config(self) -> Pi05Config:
         """The model."""
         return self.checkpoint.config
+
+    def provenance(self) -> dict[str, Any]:
+        """What a run says about its model: `family`, `model` and which checkpoint it is.
+
+        Raises:
+          CheckpointError: the weights are missing or damaged.
+        """
+        identity = self.checkpoint.identity()
+        return {"family": FAMILY, "model": self.config.to_json(), **identity}
 
     @property
     def image_keys(self) -> Mapping[str, str]:

@@ -56,6 +56,7 @@ def continue_run(
     run: PathLike,
     same: Sequence[str],
     *,
+    if_known: Sequence[str] = (),
     selection: Selection | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
@@ -64,6 +65,7 @@ def continue_run(
     Args:
       run: folder.
       same: keys of `provenance` that must be equal; the selection must be, too.
+      if_known: further such keys, which runs of earlier versions may lack.
       selection: what is captured.
       provenance: as in `start_run`.
 
@@ -78,6 +80,7 @@ def continue_run(
         facts = there.get("provenance") or {}
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"cannot be read as JSON: {error}", where=path) from error
+    same = (*same, *(key for key in if_known if key in facts))
     wanted = {"selection": None if selection is None else selection.to_json()}
     found = {"selection": there.get("selection")}
     wanted |= {key: (provenance or {}).get(key) for key in same}

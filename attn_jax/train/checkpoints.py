@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -279,6 +280,23 @@ def load_params(path: PathLike, *, ema: bool = True, step: int | str = "latest")
 def load_metadata(path: PathLike, *, step: int | str = "latest") -> dict[str, Any]:
     """Metadata of a checkpoint: `config`, `config_hash` and what the run added."""
     return read_metadata(find_checkpoint(path, step))
+
+
+def fingerprint(path: PathLike, *, ema: bool = True, step: int | str = "latest") -> tuple[int, str]:
+    """Step of a checkpoint, and what tells its parameters from others: `sha256:...`.
+
+    The hash is over the hash of the configuration, the step and the checksums of all tensors, as
+    the checkpoint keeps them. Arguments as those of `load_params`.
+
+    Raises:
+      CheckpointError: missing or damaged.
+    """
+    folder = find_checkpoint(path, step)
+    part = "ema" if ema and (folder / "ema").is_dir() else "params"
+    checksums = json.loads(load_part(folder, "host", None)["checksums"])
+    facts = [read_metadata(folder).get("config_hash"), int(folder.name), part, checksums]
+    text = json.dumps(facts, sort_keys=True)
+    return int(folder.name), f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _name(path: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import pathlib
+import platform
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +19,9 @@ from lerobot.policies import PreTrainedPolicy
 
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import NumpyArray
+from attn_jax.core.versions import package_versions
 from attn_jax.policies.actions import ActionQueue
-from attn_jax.policies.policy import load_policy
+from attn_jax.policies.policy import Policy, load_policy
 from attn_jax.probe.select import Selection
 
 from .configuration_attn_jax import AttnJaxConfig
@@ -57,13 +59,11 @@ class AttnJaxPolicy(PreTrainedPolicy):
         )
         self._recording = None
         if config.attention_dir is not None:
-            provenance = {
-                "family": "pi05",
-                "model": self._policy.config.to_json(),
-                "seed": config.noise_seed,
-            }
             self._recording = BatchRecording(
-                config.attention_dir, selection=selection, provenance=provenance, source="lerobot"
+                config.attention_dir,
+                selection=selection,
+                provenance=_provenance(config, self._policy),
+                source="lerobot",
             )
             watch_lerobot_eval()
             atexit.register(self._recording.end)
@@ -157,6 +157,23 @@ class AttnJaxPolicy(PreTrainedPolicy):
         if self._recording is not None:
             everyone = np.ones(self._recording.size, bool)
             self._recording.note(everyone, ~everyone, self._queue.step)
+
+
+def _provenance(config: AttnJaxConfig, policy: Policy) -> dict[str, Any]:
+    """What `run.json` says about the policy; holds no host-specific path."""
+    settings = {name: getattr(config, name) for name in ("precision", "n_action_steps", "capture")}
+    tokenizer = None if config.tokenizer is None else pathlib.PurePath(config.tokenizer).name
+    return {
+        **policy.description.provenance(),
+        "config": {
+            **settings,
+            "rename_map": dict(config.rename_map),
+            "tokenizer": tokenizer,
+        },
+        "packages": package_versions("lerobot", "torch"),
+        "python": platform.python_version(),
+        "seed": config.noise_seed,
+    }
 
 
 def _observation(batch: Mapping[str, Any]) -> dict[str, Any]:

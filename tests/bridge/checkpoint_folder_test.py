@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import flax.traverse_util
 import jax
@@ -67,6 +68,28 @@ def test_raw_parameters_of_a_run_and_another_precision(folders):
     np.testing.assert_array_equal(
         params["action_in"]["kernel"], small.flat_params(seed=5)["action_in/kernel"]
     )
+
+
+def test_identity(folders, tmp_path):
+    lerobot, run, raw = (
+        open_checkpoint(folders / "lerobot").identity(),
+        open_checkpoint(folders / "run").identity(),
+        open_checkpoint(folders / "run", ema=False).identity(),
+    )
+    assert lerobot["checkpoint"] == "lerobot" and "checkpoint_step" not in lerobot
+    assert run["checkpoint"] == "run" and run["checkpoint_step"] == 7
+    assert open_checkpoint(folders / "run" / "checkpoints").identity() == run
+    prints = [found["checkpoint_fingerprint"] for found in (lerobot, run, raw)]
+    assert len(set(prints)) == 3 and all(text.startswith("sha256:") for text in prints)
+    # Elsewhere the same, with other weights another one.
+    shutil.copytree(folders / "lerobot", tmp_path / "copy" / "lerobot")
+    assert open_checkpoint(tmp_path / "copy" / "lerobot").identity() == lerobot
+    write_pi05(tmp_path / "lerobot", small.CONFIG, small.params(seed=5))
+    other = open_checkpoint(tmp_path / "lerobot").identity()
+    assert other["checkpoint_fingerprint"] != lerobot["checkpoint_fingerprint"]
+    save_run(tmp_path / "run", small.params(seed=6), settings={}, ema=small.params(seed=7))
+    other = open_checkpoint(tmp_path / "run").identity()
+    assert other["checkpoint_fingerprint"] != run["checkpoint_fingerprint"]
 
 
 def test_what_is_no_checkpoint_is_refused(folders, tmp_path):

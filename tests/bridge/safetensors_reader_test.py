@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from attn_jax.bridge.safetensors_reader import Entry, open_safetensors, write_safetensors
+from attn_jax.bridge.safetensors_reader import (
+    Entry,
+    fingerprint,
+    open_safetensors,
+    write_safetensors,
+)
 from attn_jax.core.errors import CheckpointError
 from tests import testing
 
@@ -104,6 +109,21 @@ def test_damaged_files_are_refused(tmp_path, data, message):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         open_safetensors(tmp_path / "a")
+
+
+def test_fingerprints(tmp_path):
+    """Equal for equal files; another for other weights under the same header, or other metadata."""
+    tensors = arrays()
+    paths = [tmp_path / f"{i}.safetensors" for i in range(4)]
+    write_safetensors(paths[0], entries(tensors))
+    write_safetensors(paths[1], entries(tensors))
+    write_safetensors(paths[2], entries(tensors | {"scalar": np.asarray(3.5, np.float32)}))
+    write_safetensors(paths[3], entries(tensors), {"format": "pt"})
+    first, *others = (fingerprint(path) for path in paths)
+    assert first == others[0] and len({first, *others}) == 3
+    assert first.startswith("sha256:") and len(first) == 7 + 64
+    with pytest.raises(CheckpointError, match="no such file"):
+        fingerprint(tmp_path / "nothing")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from attn_jax.bridge.checkpoint_folder import open_checkpoint
 from attn_jax.core.errors import ConfigError, EpisodeError
 from attn_jax.data.droid import DroidOptions, read_droid
 from attn_jax.data.episodes import episode_folder, read_episode
@@ -214,6 +215,9 @@ def test_command(checkpoint, root, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["variants"] == ["base", "empty"] and result["inferences"] == 12
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())["provenance"]
+    assert open_checkpoint(checkpoint).identity().items() <= facts.items()
+    assert facts["model"]["cameras"] == ["base", "wrist"] and facts["packages"]["jax"]
     again = testing.run_python(
         "-m",
         "launch.evaluate",

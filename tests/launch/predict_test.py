@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from attn_jax.bridge.checkpoint_folder import open_checkpoint
 from attn_jax.bridge.tokenizer import PromptTokenizer
 from attn_jax.core.errors import CheckpointError, InputError
 from attn_jax.core.layout import TokenLayout
@@ -68,6 +69,10 @@ def test_everything_out_equals_lerobot(lerobot, tmp_path):
     np.testing.assert_array_equal(out["time"], np.array([1, 0.75, 0.5, 0.25], np.float32))
     labels = json.loads(str(out["attn_labels"]))
     assert set(labels) == {"attn_suffix", "attn_prefix"}
+    facts = json.loads(str(out["provenance"]))
+    assert open_checkpoint(folder).identity().items() <= facts.items()
+    assert facts["model"]["chunk_size"] == 5 and facts["packages"]["jax"]
+    assert facts["selection"]["layers"] == "all" and facts["seed"] == 0
     layout = TokenLayout.from_json(labels["attn_suffix"]["layouts"][0])
     grid = layout.select(out["attn_suffix"], query="action", key="image/cam1")
     assert grid.shape == (4, 3, 2, 8, 5, 4, 4)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import safetensors.numpy
 
+from attn_jax.bridge.checkpoint_folder import open_checkpoint
 from attn_jax.core.errors import ConfigError
 from attn_jax.probe.select import Selection
 from configs.rollout import get_config
@@ -23,6 +26,15 @@ SELECTION = Selection.parse("streams=suffix;layers=last:1;reduce=group_mass")
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return checkpoints.write_checkpoint(tmp_path_factory.mktemp("policy") / "checkpoint")
+
+
+def write_other_weights(folder):
+    """One number of one tensor becomes another; header and size stay."""
+    path = folder / "model.safetensors"
+    tensors = dict(safetensors.numpy.load_file(path))
+    name = min(tensors)
+    tensors[name] = tensors[name] + 1
+    safetensors.numpy.save_file(tensors, path)
 
 
 @pytest.fixture
@@ -45,12 +57,20 @@ def test_runs_and_goes_on(checkpoint, config, tmp_path):
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["selection"]["reduce"] == ["group_mass"]
     assert run["provenance"]["config"]["seed"] == 10 and run["provenance"]["family"] == "pi05"
+    identity = open_checkpoint(checkpoint).identity()
+    assert identity.items() <= run["provenance"].items()
+    assert run["provenance"]["packages"]["jax"] and run["provenance"]["model"]["cameras"]
     before = (tmp_path / "episodes" / "episode_00000" / "outcome.json").stat().st_mtime_ns
     assert again()["per_task"] == info["per_task"]
     after = (tmp_path / "episodes" / "episode_00000" / "outcome.json").stat().st_mtime_ns
     assert before == after
     with pytest.raises(ConfigError, match="another selection"):
         again(None)
+    copy = tmp_path / checkpoint.name
+    shutil.copytree(checkpoint, copy)
+    write_other_weights(copy)
+    with pytest.raises(ConfigError, match="another checkpoint_fingerprint"):
+        rollout_evaluation.evaluate(config, checkpoint=copy, run=tmp_path, selection=SELECTION)
     config.seed = 11
     with pytest.raises(ConfigError, match="another config"):
         again()

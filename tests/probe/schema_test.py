@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from attn_jax.core.errors import RecordError
+from attn_jax.core.errors import ConfigError, RecordError
 from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.record import AttentionRecord
 from attn_jax.probe import arrays, schema
@@ -23,6 +23,22 @@ def test_start_run_keeps_what_is_there(tmp_path):
     data = json.loads((run / "run.json").read_text())
     assert data["provenance"] == {"seed": 1} and data["schema_version"] == schema.SCHEMA_VERSION
     assert data["selection"]["layers"] == "last:2"
+
+
+def test_facts_that_earlier_runs_lack_are_compared_where_they_are_known(tmp_path):
+    def again(name, **facts):
+        schema.continue_run(tmp_path / name, ("seed",), if_known=("weights",), provenance=facts)
+
+    again("old", seed=1)
+    again("old", seed=1, weights="a")
+    again("new", seed=1, weights="a")
+    again("new", seed=1, weights="a")
+    for facts, message in (
+        ({"seed": 1, "weights": "b"}, "another weights: a, now b"),
+        ({"seed": 2, "weights": "a"}, "another seed: 1, now 2"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            again("new", **facts)
 
 
 def test_episodes_of_a_run_are_in_order(tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from attn_jax.bridge.checkpoint_folder import open_checkpoint
 from attn_jax.data.episodes import episode_folder, read_episode
 from attn_jax.policies.policy import load_policy
 from attn_jax.policies.recorder import read_outcome
@@ -81,6 +84,17 @@ def test_recording_stops_when_an_environment_is_done(triple):
     assert verify(run).ok
     facts = RecordReader(run, 0).info
     assert facts["denoising_steps"] == 3 and facts["times"] == [1.0, 0.6666667, 0.33333334]
+
+
+def test_the_run_names_its_policy(checkpoint, tmp_path):
+    names = {"observation.images.image": "observation.images.front"}
+    make(checkpoint, attention_dir=str(tmp_path), precision="bfloat16_lerobot", rename_map=names)
+    facts = json.loads((tmp_path / "run.json").read_text())["provenance"]
+    assert open_checkpoint(checkpoint).identity().items() <= facts.items()
+    assert facts["config"]["precision"] == facts["model"]["precision"] == "bfloat16_lerobot"
+    assert facts["config"]["rename_map"] == names
+    assert {"jax", "lerobot", "torch"} <= set(facts["packages"])
+    assert str(checkpoint.parent) not in json.dumps(facts)
 
 
 def test_an_episode_does_not_depend_on_its_batch(single, triple):
