@@ -219,8 +219,17 @@ def config_from_settings(
       where: the file, for messages.
 
     Raises:
-      ConfigError: a field of the wrong kind, or one that contradicts `architecture`.
+      ConfigError: a field of the wrong kind, one that contradicts `architecture`, or real-time
+        chunking, which is not supported.
     """
+    rtc = settings.get("rtc_config")
+    if rtc is not None and not (isinstance(rtc, Mapping) and rtc.get("enabled") is False):
+        raise ConfigError(
+            "rtc_config asks for real-time chunking, which is not supported: the actions would be "
+            "others",
+            where=where,
+            fix='Set "rtc_config" to null for plain chunks',
+        )
     side = _image_side(settings, where)
     if architecture is None:
         architecture = _variant_sizes(settings, side, where)

@@ -133,6 +133,7 @@ class Policy:
         rng: Any = None,
         *,
         capture: bool = True,
+        num_steps: int | None = None,
     ) -> Prediction:
         """Predicts the action chunks of b observations.
 
@@ -141,13 +142,17 @@ class Policy:
           noise: (b, H, A) float32, standard normal; None draws it with `rng`.
           rng: a JAX key; None is key 0.
           capture: False captures nothing this time (`every_n` of a selection).
+          num_steps: denoising steps, without capture; None is what the checkpoint says. Another
+            number is another program.
 
         Raises:
           InputError: an observation or noise that does not fit.
+          ConfigError: a number of steps that cannot be, or one to capture.
           LayoutError: samples whose attention cannot be captured by one program.
         """
+        self._check_steps(num_steps, captured=capture and self.selection is not None)
         prepared = prepare(self.description, observation)
-        return self.run(prepared, noise=noise, rng=rng, capture=capture)
+        return self.run(prepared, noise=noise, rng=rng, capture=capture, num_steps=num_steps)
 
     def run(
         self,
@@ -156,6 +161,7 @@ class Policy:
         noise: NumpyArray | None = None,
         rng: Any = None,
         capture: bool = True,
+        num_steps: int | None = None,
         removed: Bool[NumpyArray, "b p"] | None = None,
     ) -> Prediction:
         """As `predict`, from inputs that are prepared already.
@@ -165,12 +171,16 @@ class Policy:
           noise: as in `predict`.
           rng: as in `predict`.
           capture: as in `predict`.
+          num_steps: as in `predict`.
           removed: tokens of the prefix that nobody may look at, in any layer of the language model
             and of the action expert; positions of the others stay. Nothing is captured then.
 
         Raises:
           InputError: noise that does not fit, or a sample that removes nothing.
+          ConfigError: as in `predict`.
         """
+        watched = removed is not None or (capture and self.selection is not None)
+        self._check_steps(num_steps, captured=watched)
         batch = len(prepared.inputs.tokens)
         if noise is None:
             noise = self.noise(jax.random.key(0) if rng is None else rng, batch)
@@ -188,7 +198,7 @@ class Policy:
             result, maps = program(stream_groups(plans), self._params, small, noise)
             records = to_records(expand(maps, plans), plans)
         else:
-            result = self._program(None)(self._params, small, noise)
+            result = self._program(None, num_steps)(self._params, small, noise)
         chunk = np.asarray(result.actions)[..., : self.config.action_dim]
         processors = self.description.processors
         actions = chunk if processors is None else processors.after(chunk, prepared.values)
@@ -201,6 +211,19 @@ class Policy:
             prefix_valid=kept.valid,
             records=records,
         )
+
+    def _check_steps(self, num_steps: int | None, *, captured: bool) -> None:
+        if num_steps is None or num_steps == self.config.num_inference_steps:
+            return
+        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
+            raise ConfigError(f"must be a positive integer, got {num_steps!r}", where="num_steps")
+        if captured:
+            raise ConfigError(
+                f"attention is captured of {self.config.num_inference_steps} denoising steps, not "
+                f"of {num_steps}",
+                where="num_steps",
+                fix="Predict with capture=False, or change the checkpoint's number of steps",
+            )
 
     def _removal(self, removed: Bool[NumpyArray, "b k"], small: Any, noise: Any) -> Edits:
         """Removal of the tokens of every sample, for the prefix that the program has."""
@@ -268,12 +291,15 @@ class Policy:
         require_same_structure(plans)
         return plans
 
-    def _program(self, plan: Plan | None) -> Callable[..., Any]:
-        key = None if plan is None else structure(plan)
+    def _program(self, plan: Plan | None, num_steps: int | None = None) -> Callable[..., Any]:
+        steps = num_steps or self.config.num_inference_steps
+        key = steps if plan is None else structure(plan)
         if key not in self._programs:
             config = self.config
             if plan is None:
-                self._programs[key] = jax.jit(lambda p, i, n: sample(config, p, i, n)[0])
+                self._programs[key] = jax.jit(
+                    lambda p, i, n: sample(config, p, i, n, num_steps=steps)[0]
+                )
             else:
                 watched = functools.partial(sample, config, watch=True)
                 self._programs[key] = jax.jit(capture_grouped(watched, plan))

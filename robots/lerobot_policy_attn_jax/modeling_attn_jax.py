@@ -102,10 +102,30 @@ class AttnJaxPolicy(PreTrainedPolicy):
             self._recording.begin()
 
     def predict_action_chunk(self, batch: dict[str, Any], **options: Any) -> Any:
-        """Chunks (b, H, a) in units of the robot; records nothing."""
-        noise = options.get("noise")
-        given = None if noise is None else noise.detach().cpu().numpy()
-        prediction = self._policy.predict(_observation(batch), given, capture=False)
+        """Chunks (b, H, a) in units of the robot; records nothing.
+
+        Args:
+          batch: LeRobot's observation.
+          **options: `noise` (b, H, A), standard normal, and `num_steps`, denoising steps; another
+            number of steps is compiled once. None is the same as leaving one out.
+
+        Raises:
+          ConfigError: another option, as those of real-time chunking, or a number of steps that
+            cannot be.
+          InputError: an observation or noise that does not fit.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        noise, num_steps = given.pop("noise", None), given.pop("num_steps", None)
+        if given:
+            raise ConfigError(
+                f"predict_action_chunk takes no {', '.join(given)}",
+                fix="It takes noise and num_steps; real-time chunking is not supported",
+            )
+        if noise is not None:
+            noise = torch.as_tensor(noise).detach().cpu().float().numpy()
+        prediction = self._policy.predict(
+            _observation(batch), noise, capture=False, num_steps=num_steps
+        )
         return torch.from_numpy(prediction.actions.copy()).to(self.anchor.device)
 
     def select_action(self, batch: dict[str, Any], **options: Any) -> Any:

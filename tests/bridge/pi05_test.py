@@ -229,11 +229,19 @@ def test_without_sizes_the_variant_names_decide():
         ({"dtype": "float16"}, "unknown dtype"),
         ({"paligemma_variant": "gemma_7b"}, "unknown paligemma_variant"),
         ({"n_action_steps": 60}, "n_action_steps"),
+        ({"rtc_config": {"execution_horizon": 10}}, "rtc_config asks for real-time chunking"),
+        ({"rtc_config": {"enabled": True}}, r"not supported.*\"rtc_config\" to null"),
+        ({"rtc_config": {}}, "rtc_config"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         config_from_settings(settings, None, where="config.json")
+
+
+def test_real_time_chunking_that_is_switched_off():
+    for off in (None, {"enabled": False, "execution_horizon": 10}):
+        assert config_from_settings({"rtc_config": off}, None, where="config.json").chunk_size == 50
 
 
 def test_sizes_that_contradict_the_settings_are_refused(saved, variant):

@@ -146,6 +146,26 @@ def test_layouts_name_words_of_the_own_prompt(policy):
     assert first.group("text/word/cube") and second.group("text/word/plate")
 
 
+def test_another_number_of_denoising_steps(folder):
+    policy = load_policy(folder, capture=CAPTURE)
+    observation, noise = checkpoints.observation(), policy.noise(jax.random.key(2), 2)
+    usual = policy.predict(observation, noise, capture=False)
+    assert policy.num_programs == 1
+    same = policy.predict(observation, noise, capture=False, num_steps=3)
+    np.testing.assert_array_equal(same.actions, usual.actions)
+    assert policy.num_programs == 1
+    short = policy.predict(observation, noise, capture=False, num_steps=2)
+    np.testing.assert_array_equal(short.time, np.array([1, 0.5], np.float32))
+    assert np.abs(short.actions - usual.actions).max() > 1e-4 and policy.num_programs == 2
+    # One Euler step from noise to data.
+    np.testing.assert_allclose(short.x_t[1], noise - short.v_t[0] / 2, atol=1e-6)
+    with pytest.raises(ConfigError, match=r"num_steps: attention is captured of 3.*capture=False"):
+        policy.predict(observation, noise, num_steps=2)
+    for wrong in (0, -1):
+        with pytest.raises(ConfigError, match="num_steps: must be a positive integer"):
+            policy.predict(observation, noise, capture=False, num_steps=wrong)
+
+
 def test_bad_input(policy, tmp_path):
     observation = checkpoints.observation()
     with pytest.raises(InputError, match="neither tokens nor a task"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from attn_jax.bridge.checkpoint_folder import open_checkpoint
+from attn_jax.core.errors import ConfigError
 from attn_jax.data.episodes import episode_folder, read_episode
 from attn_jax.policies.policy import load_policy
 from attn_jax.policies.recorder import read_outcome
@@ -123,10 +124,9 @@ def test_actions_are_those_of_the_policy_called_directly(checkpoint, single):
     assert episode.prompt == TinyEnv.task
 
 
-def test_chunks_and_single_actions(checkpoint):
+def lerobot_batch():
     import torch
 
-    policy, _, _ = make(checkpoint)
     raw = checkpoints.observation(1)
     batch = {
         key: torch.from_numpy(np.moveaxis(value / np.float32(255), 3, 1))
@@ -134,7 +134,34 @@ def test_chunks_and_single_actions(checkpoint):
         else value
         for key, value in raw.items()
     }
-    batch["observation.state"] = torch.from_numpy(raw["observation.state"])
+    return batch | {"observation.state": torch.from_numpy(raw["observation.state"])}
+
+
+def test_options_of_a_chunk(checkpoint):
+    import torch
+
+    policy, batch = make(checkpoint)[0], lerobot_batch()
+    noise = torch.from_numpy(policy._noise(1))
+    chunk = policy.predict_action_chunk(batch, noise=noise, num_steps=None)
+    assert torch.equal(policy.predict_action_chunk(batch, noise=noise, num_steps=3), chunk)
+    short = policy.predict_action_chunk(batch, noise=noise, num_steps=1)
+    plain = load_policy(checkpoint)
+    observation = checkpoints.observation(1)
+    expected = plain.predict(observation, noise.numpy(), num_steps=1).actions
+    np.testing.assert_allclose(short.numpy(), expected, atol=1e-5)
+    assert (short - chunk).abs().max() > 1e-4
+    for options in ({"inference_delay": 2}, {"noise": noise, "steps": 3}):
+        with pytest.raises(ConfigError, match=r"takes no (inference_delay|steps)"):
+            policy.predict_action_chunk(batch, **options)
+    with pytest.raises(ConfigError, match="num_steps: must be a positive integer"):
+        policy.predict_action_chunk(batch, noise=noise, num_steps=0)
+
+
+def test_chunks_and_single_actions(checkpoint):
+    import torch
+
+    policy, _, _ = make(checkpoint)
+    batch = lerobot_batch()
     policy.reset()
     noise = torch.from_numpy(policy._noise(1))
     chunk = policy.predict_action_chunk(batch, noise=noise)
