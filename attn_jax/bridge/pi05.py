@@ -2,8 +2,9 @@
 
 A folder holds `config.json` and `model.safetensors`; beside them may stand `architecture.json`, the
 layer sizes that `config.json` does not know (keys as in `Architecture`, any subset; absent means
-the published sizes). Reading maps one tensor at a time. A checkpoint is accepted whole or not at
-all: other than LeRobot, nothing is ever left at random values.
+the published sizes). Folders of openpi's PyTorch converter are read too. Reading maps one tensor at
+a time. A checkpoint is accepted whole or not at all: other than LeRobot, nothing is ever left at
+random values.
 
     checkpoint = read_pi05("checkpoints/pi05_libero")
     checkpoint.report.require("checkpoints/pi05_libero")
@@ -19,7 +20,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from attn_jax.bridge import keymap
+from absl import logging
+
+from attn_jax.bridge import keymap, openpi_settings
 from attn_jax.bridge.keymap import Ignored, Report
 from attn_jax.bridge.pi05_table import EMBEDDING, EXPERT, EXPERT_LM_HEAD, LM_HEAD, table
 from attn_jax.bridge.safetensors_reader import open_safetensors
@@ -54,7 +57,7 @@ class Pi05Checkpoint:
         `report.complete`.
       report: what became of every tensor.
       image_keys: camera name -> key of the camera in LeRobot's observations, in configured order.
-      settings: `config.json` as it stands.
+      settings: `config.json`, in LeRobot's terms where it is openpi's.
     """
 
     config: Pi05Config
@@ -70,7 +73,7 @@ def read_pi05(
     architecture: Architecture | None = None,
     precision: str | None = None,
 ) -> Pi05Checkpoint:
-    """Reads a checkpoint folder.
+    """Reads a checkpoint folder; logs a warning that names what it does not use, save text heads.
 
     Args:
       folder: with `config.json` and `model.safetensors`.
@@ -84,7 +87,7 @@ def read_pi05(
       ConfigError: sizes or settings that cannot be.
     """
     folder = pathlib.Path(folder)
-    settings, config = read_config(folder, architecture=architecture)
+    settings, config, _ = _read_config(folder, architecture)
     if precision is not None:
         config = dataclasses.replace(config, precision=precision)
     weights = open_safetensors(folder / WEIGHTS)
@@ -99,7 +102,20 @@ def read_pi05(
     theirs = {path: name for row in rows for name, path in row.names()}
     missing = tuple(f"{theirs[path]} (our {path})" for path in report.missing)
     report = dataclasses.replace(report, missing=missing)
+    _warn_of_ignored(report, folder / WEIGHTS)
     return Pi05Checkpoint(config, params, report, image_keys(settings, config), settings)
+
+
+def _warn_of_ignored(report: Report, where: pathlib.Path) -> None:
+    """Every ordinary file has the two heads, so they are not worth a warning."""
+    names = {
+        name: reason
+        for name, reason in report.ignored.items()
+        if name not in (LM_HEAD, EXPERT_LM_HEAD)
+    }
+    if names:
+        text = "; ".join(f"{name} ({reason})" for name, reason in names.items())
+        logging.warning("%s: tensors that are not used: %s", where, text)
 
 
 class _Tensors(Mapping[str, NumpyArray]):
@@ -157,6 +173,8 @@ def read_config(
 ) -> tuple[dict[str, Any], Pi05Config]:
     """`config.json` of a folder and the model it describes; weights are not looked at.
 
+    Logs a warning that says what openpi's file leaves open and how it was taken.
+
     Args:
       folder: a checkpoint folder.
       architecture: layer sizes; None takes them from the folder.
@@ -165,20 +183,45 @@ def read_config(
       CheckpointError: a file is missing, damaged or of another policy.
       ConfigError: sizes or settings that cannot be.
     """
-    folder = pathlib.Path(folder)
+    settings, config, of_openpi = _read_config(pathlib.Path(folder), architecture)
+    if of_openpi:
+        logging.warning(
+            "%s is openpi's: taking all %d action dimensions as real, the cameras %s, "
+            "%d denoising steps and %d prompt tokens",
+            pathlib.Path(folder) / SETTINGS,
+            config.action_dim,
+            ", ".join(config.cameras),
+            config.num_inference_steps,
+            config.prompt_length,
+        )
+    return settings, config
+
+
+def _read_config(
+    folder: pathlib.Path, architecture: Architecture | None
+) -> tuple[dict[str, Any], Pi05Config, bool]:
+    """Settings in LeRobot's terms, the model, and whether the file is openpi's."""
     settings = read_settings(folder)
     sizes = architecture or _read_sizes(folder)
-    return settings, config_from_settings(settings, sizes, where=folder / SETTINGS)
+    config = config_from_settings(settings, sizes, where=folder / SETTINGS)
+    of_openpi = openpi_settings.is_openpi(_read_json(folder / SETTINGS))
+    if of_openpi and config.precision != "float32":
+        # LeRobot's file has no name for this arithmetic, so `settings` do not carry it.
+        config = dataclasses.replace(config, precision="bfloat16_openpi")
+    return settings, config, of_openpi
 
 
 def read_settings(folder: PathLike) -> dict[str, Any]:
-    """`config.json` of a checkpoint folder.
+    """`config.json` of a checkpoint folder, in LeRobot's terms where it is openpi's.
 
     Raises:
       CheckpointError: missing, no JSON object, or not of a pi05 policy.
+      ConfigError: openpi's, with a field that is missing or cannot be.
     """
     path = pathlib.Path(folder) / SETTINGS
     settings = _read_json(path)
+    if openpi_settings.is_openpi(settings):
+        return openpi_settings.as_lerobot(settings, where=path)
     if settings.get("type") != "pi05":
         raise CheckpointError(
             f"says that the policy is of type {settings.get('type')!r}, not 'pi05'", where=path
@@ -233,7 +276,7 @@ def config_from_settings(
     side = _image_side(settings, where)
     if architecture is None:
         architecture = _variant_sizes(settings, side, where)
-    elif architecture.image_size != side:
+    elif settings.get("image_resolution") and architecture.image_size != side:
         raise ConfigError(
             f"image_resolution is {side}, {SIZES} says {architecture.image_size}", where=where
         )

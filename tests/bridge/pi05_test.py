@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from attn_jax.bridge.checkpoint_folder import open_checkpoint
 from attn_jax.bridge.pi05 import camera_name, config_from_settings, read_pi05
 from attn_jax.bridge.pi05_table import EMBEDDING, EXPERT, EXPERT_LM_HEAD, LM_HEAD
 from attn_jax.bridge.pi05_write import write_pi05
@@ -129,6 +130,24 @@ def test_plain_expert_norms_beside_conditioned_ones_are_ignored(variant):
     checkpoint = read_pi05(variant(edit))
     checkpoint.report.require()
     assert "plain norm" in checkpoint.report.ignored[f"{NORM}.weight"]
+
+
+def test_one_warning_names_what_is_not_used(variant, caplog):
+    def edit(tensors):
+        tensors["state_proj.bias"] = np.ones(4, np.float32)
+        tensors[f"{NORM}.weight"] = np.ones(16, np.float32)
+
+    open_checkpoint(variant(edit)).params()
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert record.levelname == "WARNING" and "lm_head" not in message
+    assert "model.state_proj.bias (belongs to pi0" in message
+    assert f"{NORM}.weight (plain norm" in message
+
+
+def test_the_heads_alone_are_no_reason_to_warn(variant, caplog):
+    read_pi05(variant())
+    assert not caplog.records
 
 
 def test_plain_expert_norms_alone_mean_pi0(variant):
