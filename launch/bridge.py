@@ -10,8 +10,9 @@ launch.evaluate reads is written to RUN, beside `bridge.json` (the account); wit
 only checked.
 `vgg16`: torchvision's VGG16 as the file of the perceptual loss, `--config.loss.vgg_weights`.
 `pi05`: a Pi0.5 checkpoint of any kind, see `attn_jax.bridge.checkpoint_folder`. Without --to it is
-only checked; `orbax` writes a checkpoint with its configuration and processors, `lerobot` a folder
-that LeRobot loads. --dtype changes the arithmetic and with it the dtype of the parameters.
+only checked; `orbax` writes a checkpoint with its configuration, processors and text heads,
+`lerobot` a folder that LeRobot loads. --dtype changes the arithmetic and with it the dtype of the
+parameters.
 
 Exit code 2 when a tensor is missing, unexpected or mis-shaped; then nothing is written.
 """
@@ -29,6 +30,7 @@ from attn_jax.bridge.canvas_pth import CanvasCheckpoint, read_canvas_pth
 from attn_jax.bridge.checkpoint_folder import FAMILY, PROCESSORS, OpenCheckpoint, open_checkpoint
 from attn_jax.bridge.keymap import Report
 from attn_jax.bridge.processors_write import write_files
+from attn_jax.bridge.text_head import keep_heads
 from attn_jax.bridge.vgg_pth import convert_vgg
 from attn_jax.core.errors import ConfigError
 from attn_jax.models.canvas.model import layouts
@@ -130,13 +132,17 @@ def _account(params: dict[str, Any], report: Report | None) -> tuple[str, dict[s
 
 
 def write_run(opened: OpenCheckpoint, params: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Writes parameters as step 0 of a run, with configuration and processors; `params` is used up.
+    """Writes parameters as step 0 of a run with all that is beside them; `params` is used up.
 
     Args:
       opened: where they come from.
       params: complete, in the dtypes of `opened.config`.
-      workdir: its `checkpoints` and `processors` are written.
+      workdir: its `checkpoints`, `processors` and text heads are written.
+
+    Raises:
+      CheckpointError: the text heads do not fit the model; then nothing is written.
     """
+    keep_heads(opened, workdir)
     metadata = {
         "config": {"task": FAMILY, "imported_from": opened.folder.name},
         "family": FAMILY,

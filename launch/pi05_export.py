@@ -14,6 +14,7 @@ from attn_jax.bridge.checkpoint_folder import OpenCheckpoint
 from attn_jax.bridge.pi05_write import write_pi05
 from attn_jax.bridge.processors import POSTPROCESSOR, PREPROCESSOR, Processors
 from attn_jax.bridge.processors_write import read_files, write_files
+from attn_jax.bridge.text_head import stored_heads
 from attn_jax.core.typing import PathLike
 
 
@@ -25,6 +26,8 @@ def export_lerobot(
     tokenizer_name: str | None = None,
 ) -> None:
     """Writes weights, `config.json`, `architecture.json` and the processors with their tokenizer.
+
+    The output heads are those that the checkpoint has; see `write_pi05` for one without.
 
     Args:
       opened: the checkpoint, in the precision that the file shall have.
@@ -39,7 +42,12 @@ def export_lerobot(
     folder = pathlib.Path(folder)
     params = opened.params() if params is None else params
     write_pi05(
-        folder, opened.config, params, settings=opened.settings, image_keys=opened.image_keys
+        folder,
+        opened.config,
+        params,
+        settings=opened.settings,
+        image_keys=opened.image_keys,
+        heads=stored_heads(opened),
     )
     files = processor_files_of(opened)
     if tokenizer_name is not None and PREPROCESSOR in files:

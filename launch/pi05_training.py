@@ -1,7 +1,7 @@
 """Pi0.5 as a family of `launch.train`: dataset, processors, model, task, what is kept beside.
 
 built = build(config)              # of configs/pi05.py
-built.prepare(workdir)             # processor files
+built.prepare(workdir)             # processor files, text heads
 built.finish(workdir)              # a LeRobot folder of the trained policy
 """
 
@@ -27,6 +27,7 @@ from attn_jax.bridge.pi05 import camera_name
 from attn_jax.bridge.pi05_write import lerobot_settings
 from attn_jax.bridge.processors import Processors
 from attn_jax.bridge.processors_write import processor_files, read_files, usable, write_files
+from attn_jax.bridge.text_head import HEADS, keep_heads
 from attn_jax.bridge.tokenizer import Tokens
 from attn_jax.bridge.word_tokenizer import vocabulary_size, word_tokenizer
 from attn_jax.core.errors import ConfigError
@@ -121,7 +122,7 @@ def build(config: ml_collections.ConfigDict) -> Built:
         ("validation/action_mae", "min") if len(held_out) else ("", "min"),
         frozen=_frozen(config, task),
         params=None if start is None else _initial(start, model, task, config.seed),
-        prepare=lambda workdir: write_files(workdir / PROCESSORS, files),
+        prepare=lambda workdir: _prepare(workdir, files, start),
         finish=lambda workdir: _export(config, workdir),
     )
 
@@ -395,6 +396,12 @@ def _initial(start: Any, model: Pi05Config, task: Pi05Task, seed: int) -> Any:
     )
     params = with_patches(opened.config, opened.params(), model.architecture.patch_size)
     return params if task.lora is None else task.with_lora(params, jax.random.key(seed))
+
+
+def _prepare(workdir: pathlib.Path, files: Mapping[str, bytes], start: Any) -> None:
+    write_files(workdir / PROCESSORS, files)
+    if start is not None and not (workdir / HEADS).exists():
+        keep_heads(start, workdir)  # actions do not train them
 
 
 def _export(config: Any, workdir: pathlib.Path) -> None:

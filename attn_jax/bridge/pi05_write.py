@@ -31,12 +31,14 @@ def write_pi05(
     settings: Mapping[str, Any] | None = None,
     image_keys: Mapping[str, str] | None = None,
     state_dim: int = 32,
+    heads: Mapping[str, Entry] | None = None,
 ) -> None:
     """Writes `config.json` and `model.safetensors`, one tensor at a time.
 
     Where the sizes are not the published ones, `architecture.json` is written too. LeRobot wants
-    two tensors that Pi0.5 does not use: the language model's output head gets the token embedding,
-    to which it is tied, and the expert's gets zeros.
+    two tensors that Pi0.5 does not use. Those that are not in `heads` are made up: the language
+    model's output head gets the token embedding, to which it is tied in PaliGemma, and the expert's
+    gets zeros.
 
     Args:
       folder: made when it does not exist.
@@ -45,6 +47,7 @@ def write_pi05(
       settings: a `config.json` to start from, such as that of the checkpoint that was fine-tuned.
       image_keys: camera name -> LeRobot's key; None is `observation.images.<name>`.
       state_dim: of the state feature, where `settings` does not say.
+      heads: output heads, see `attn_jax.bridge.text_head.stored_heads`.
 
     Raises:
       CheckpointError: parameters that are not those of `config`.
@@ -72,6 +75,7 @@ def write_pi05(
     entries[LM_HEAD] = head
     blank = (sizes.vocab, sizes.expert_width)
     entries[EXPERT_LM_HEAD] = Entry(blank, head.dtype, lambda: np.zeros(blank, head.dtype))
+    entries |= heads or {}
     write_safetensors(folder / WEIGHTS, dict(sorted(entries.items())), {"format": "pt"})
     text = lerobot_settings(config, settings, image_keys, state_dim)
     (folder / SETTINGS).write_text(json.dumps(text, indent=4) + "\n")

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from attn_jax.bridge.checkpoint_folder import open_checkpoint
-from attn_jax.bridge.pi05_write import lerobot_settings
+from attn_jax.bridge.pi05_table import EXPERT_LM_HEAD, LM_HEAD
+from attn_jax.bridge.pi05_write import lerobot_settings, write_pi05
 from attn_jax.bridge.processors_write import processor_files, write_files
+from attn_jax.bridge.safetensors_reader import Entry
+from attn_jax.bridge.text_head import read_text_head
 from attn_jax.bridge.word_tokenizer import word_tokenizer
 from attn_jax.models.pi05.config import Pi05Config
 from attn_jax.models.pi05.model import Pi05Inputs
@@ -79,6 +82,26 @@ def test_the_folder_has_everything_and_can_be_opened(run, tmp_path):
     third = open_checkpoint(tmp_path / "orbax")
     assert third.config == CONFIG and processor_files_of(third) == found
     np.testing.assert_array_equal(third.params()["embedding"], opened.params()["embedding"])
+
+
+def test_the_text_head_of_an_untied_checkpoint_survives_both_ways(tmp_path):
+    rng = np.random.default_rng(3)
+    sizes = CONFIG.architecture
+    arrays = {
+        LM_HEAD: rng.standard_normal((sizes.vocab, sizes.width)).astype(np.float32),
+        EXPERT_LM_HEAD: rng.standard_normal((sizes.vocab, sizes.expert_width)).astype(np.float32),
+    }
+    heads = {name: Entry(x.shape, x.dtype, lambda x=x: x) for name, x in arrays.items()}
+    write_pi05(tmp_path / "in", CONFIG, small.params(CONFIG), heads=heads)
+    opened = open_checkpoint(tmp_path / "in")
+    bridge.write_run(opened, opened.params(), tmp_path / "orbax")
+    run = open_checkpoint(tmp_path / "orbax")
+    np.testing.assert_array_equal(read_text_head(run, run.params()), arrays[LM_HEAD])
+    export_lerobot(run, tmp_path / "out")
+    export_lerobot(opened, tmp_path / "direct")
+    first = (tmp_path / "in" / "model.safetensors").read_bytes()
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == first
+    assert (tmp_path / "direct" / "model.safetensors").read_bytes() == first
 
 
 @pytest.mark.slow

@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from attn_jax.bridge.checkpoint_folder import open_checkpoint
 from attn_jax.bridge.pi05 import read_pi05
+from attn_jax.bridge.pi05_table import EMBEDDING, LM_HEAD
 from attn_jax.bridge.pi05_write import write_pi05
 from attn_jax.bridge.safetensors_reader import open_safetensors
+from attn_jax.bridge.text_head import stored_heads
 from attn_jax.core import taps
 from attn_jax.models.pi05 import Architecture, Pi05, Pi05Inputs, flow_matching_errors, sample
 from attn_jax.models.pi05.compact import compact
@@ -202,8 +205,14 @@ def test_a_long_prediction_in_bfloat16_needs_the_rounded_rope_table(compare):
 @pytest.mark.parametrize("name", ["mqa", "bfloat16_mqa"])
 def test_what_we_write_lerobot_loads(name, compare, tmp_path):
     case, batch, expected, checkpoint, folder = compare(name)
+    opened = open_checkpoint(folder)
+    heads = stored_heads(dataclasses.replace(opened, config=checkpoint.config))
     write_pi05(
-        tmp_path / "ours", checkpoint.config, checkpoint.params, settings=checkpoint.settings
+        tmp_path / "ours",
+        checkpoint.config,
+        checkpoint.params,
+        settings=checkpoint.settings,
+        heads=heads,
     )
     policy, printed = reference.load(case, tmp_path / "ours")
     assert "All keys loaded successfully" in printed and "Warning" not in printed, printed
@@ -212,10 +221,10 @@ def test_what_we_write_lerobot_loads(name, compare, tmp_path):
     theirs = open_safetensors(folder / "model.safetensors")
     ours = open_safetensors(tmp_path / "ours" / "model.safetensors")
     assert set(ours) == set(theirs)
+    assert not np.array_equal(theirs[LM_HEAD], theirs[EMBEDDING])  # not tied
     for tensor in theirs:
-        if not tensor.endswith("lm_head.weight"):
-            assert ours.dtype(tensor) == theirs.dtype(tensor), tensor
-            np.testing.assert_array_equal(ours[tensor], theirs[tensor])
+        assert ours.dtype(tensor) == theirs.dtype(tensor), tensor
+        np.testing.assert_array_equal(ours[tensor], theirs[tensor], err_msg=tensor)
 
 
 def test_a_folder_written_without_a_model_to_follow(compare, tmp_path):
