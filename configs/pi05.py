@@ -91,16 +91,18 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.train.update(
         batch_size=8, steps=30_000, save_every=1000, eval_every=1000, eval_at_start=False
     )
-    # LeRobot's preset.
+    # LeRobot's preset; warm-up and decay shrink in proportion when the run is shorter.
     config.train.optim.update(
         learning_rate=2.5e-5,
-        schedule="cosine",
+        schedule="lerobot",
         warmup_steps=1000,
+        decay_steps=30_000,
         min_ratio=0.1,
         b1=0.9,
         b2=0.95,
         eps=1e-8,
         weight_decay=0.01,
+        decay_all=True,
         clip_norm=1.0,
     )
     if args.tabletop or args.tiny:
@@ -129,7 +131,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.loss.draws = 4
         config.augment.update(shift=2, brightness=0.1, contrast=0.1)
         config.train.update(batch_size=16, steps=12_000, eval_every=1000, save_every=500)
-        config.train.optim.update(learning_rate=1e-3, warmup_steps=300, min_ratio=0.02, ema=0.999)
+        config.train.optim.update(
+            learning_rate=1e-3, warmup_steps=300, min_ratio=0.02, ema=0.999, decay_all=False
+        )
+        config.train.optim.update(schedule="cosine", decay_steps=0)
         config.evaluation.samples = 256
     if args.tiny:
         config.model.update(

@@ -94,14 +94,24 @@ def _defaults(condition: Any) -> dict[str, Any]:
 
 
 def resolve(train: Any) -> None:
-    """Writes into `train` what follows from other fields: the length of the cosine."""
-    if train.optim.schedule in ("cosine", "resume") and not train.optim.decay_steps:
+    """Writes into `train` what follows from other fields: the lengths of warm-up and cosine.
+
+    The schedule `lerobot` is shrunk to a run that is shorter, its warm-up in proportion.
+
+    Raises:
+      ConfigError: the length of the cosine follows from nothing.
+    """
+    optim = train.optim
+    if optim.schedule == "lerobot" and 0 < train.steps < optim.decay_steps:
+        optim.warmup_steps = int(optim.warmup_steps * (train.steps / optim.decay_steps))
+        optim.decay_steps = train.steps
+    if optim.schedule in ("cosine", "lerobot", "resume") and not optim.decay_steps:
         if not train.steps:
             raise ConfigError(
                 "train.optim.decay_steps is 0 and so is train.steps",
                 fix="Give the update at which the learning rate reaches its floor",
             )
-        train.optim.decay_steps = train.steps
+        optim.decay_steps = train.steps
 
 
 def optim_config(train: Any) -> OptimConfig:

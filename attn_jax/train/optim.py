@@ -23,10 +23,10 @@ import optax.contrib
 
 from attn_jax.core.errors import ConfigError
 
-SCHEDULES = ("constant", "cosine", "resume", "plateau")
+SCHEDULES = ("constant", "cosine", "lerobot", "resume", "plateau")
 PRECISIONS = ("float32", "bfloat16")
 
-# Biases and the parameters of norm layers are not decayed; everything else is, tokens included.
+# Not decayed unless asked for: biases and the parameters of norm layers. Tokens are.
 _NOT_DECAYED = re.compile(r"bias|norm|ln_|bn", re.IGNORECASE)
 
 
@@ -36,19 +36,22 @@ class OptimConfig:
 
     Attributes:
       learning_rate: peak learning rate.
-      schedule: `constant`; `cosine`, linear warm-up from 0 and then a cosine; `resume`, linear from
+      schedule: `constant`; `cosine`, linear warm-up from 0 and then a cosine; `lerobot`, LeRobot's
+        `cosine_decay_with_warmup`: linear warm-up from learning_rate / (warmup_steps + 1), then the
+        rest of a cosine that began with the first update; `resume`, linear from
         `start_learning_rate` onto the same global cosine, for continuing with new data; or
         `plateau`, constant times a factor that shrinks when the training loss stops falling.
       warmup_steps: updates of linear warm-up; applies to every schedule (0 = none).
-      decay_steps: update at which the cosine reaches its floor; required by cosine and resume.
+      decay_steps: update at which the cosine reaches its floor; required by cosine, lerobot and
+        resume.
       min_ratio: floor of cosine and plateau as a fraction of `learning_rate`.
       start_learning_rate: where `resume` starts.
       start_update: position on the global cosine at which `resume` starts, updates.
       plateau_factor: the learning rate is multiplied by this at every plateau.
       plateau_patience: averaged losses without improvement before that happens.
       plateau_average: training steps averaged into one loss for that decision.
-      weight_decay: decoupled weight decay, scaled by the learning rate as in AdamW; not applied to
-        biases and norms.
+      weight_decay: decoupled weight decay, scaled by the learning rate as in AdamW.
+      decay_all: apply it to biases and norms, too.
       b1: decay of AdamW's first moment.
       b2: decay of AdamW's second moment.
       eps: AdamW's epsilon.
@@ -77,6 +80,7 @@ class OptimConfig:
     plateau_patience: int = 15
     plateau_average: int = 50
     weight_decay: float = 0.01
+    decay_all: bool = False
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -105,7 +109,7 @@ class OptimConfig:
             self.clip_norm,
             "positive, or None for no clipping",
         )
-        if self.schedule in ("cosine", "resume"):
+        if self.schedule in ("cosine", "lerobot", "resume"):
             first = self.warmup_steps + (self.start_update if self.schedule == "resume" else 0)
             _require(
                 self.decay_steps is not None and self.decay_steps > first,
@@ -136,6 +140,11 @@ def make_schedule(config: OptimConfig) -> optax.Schedule:
             0.0 if warmup else peak, peak, warmup, config.decay_steps, peak * config.min_ratio
         )
 
+    if config.schedule == "lerobot":
+        whole = optax.cosine_decay_schedule(peak, config.decay_steps, config.min_ratio)
+        line = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
+        return lambda count: jnp.where(count < warmup, line(count), whole(count))
+
     # The global cosine is entered at `start_update`; a straight line leads from the learning rate
     # of the checkpoint to the cosine's value at the end of the line.
     cosine = optax.cosine_decay_schedule(peak, config.decay_steps, config.min_ratio)
@@ -161,7 +170,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs
             b2=config.b2,
             eps=config.eps,
             weight_decay=config.weight_decay,
-            mask=decay_mask,
+            mask=None if config.decay_all else decay_mask,
         )
     )
     if config.schedule == "plateau":

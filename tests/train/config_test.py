@@ -64,6 +64,19 @@ def test_the_cosine_ends_with_the_run_unless_said_otherwise():
         config_lib.resolve(train)
 
 
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(15, (0, 15)), (600, (20, 600)), (30_000, (1000, 30_000)), (0, None)]
+)
+def test_lerobots_schedule_shrinks_to_a_shorter_run(steps, expected):
+    train = config_lib.default_train_config()
+    train.optim.update(schedule="lerobot", warmup_steps=1000, decay_steps=30_000)
+    train.steps = steps
+    for _ in range(2):  # what is resolved already stays
+        config_lib.resolve(train)
+        found = (train.optim.warmup_steps, train.optim.decay_steps)
+        assert found == (expected or (1000, 30_000))
+
+
 def test_zero_switches_clipping_off():
     train = config_lib.default_train_config()
     train.optim.clip_norm = 0.0

@@ -32,6 +32,20 @@ def test_warmup_cosine_by_hand():
         assert float(rate(count)) == pytest.approx(value, abs=1e-6)
 
 
+def test_lerobots_cosine_by_hand():
+    config = OptimConfig(
+        learning_rate=2.0, schedule="lerobot", warmup_steps=4, decay_steps=12, min_ratio=0.1
+    )
+    rate = make_schedule(config)
+    # From a fifth of the peak; the cosine has begun with the first update: at 4 it has lost a
+    # quarter of 1.8, at 6 the half.
+    expected = {0: 0.4, 2: 1.2, 4: 1.55, 6: 1.1, 12: 0.2, 50: 0.2}
+    for count, value in expected.items():
+        assert float(rate(count)) == pytest.approx(value, abs=1e-6)
+    whole = make_schedule(OptimConfig(learning_rate=2.0, schedule="lerobot", decay_steps=12))
+    assert float(whole(0)) == 2.0
+
+
 def test_constant_with_and_without_warmup():
     assert float(make_schedule(OptimConfig(learning_rate=0.5))(7)) == 0.5
     rate = make_schedule(OptimConfig(learning_rate=0.5, warmup_steps=5))
@@ -143,6 +157,7 @@ def test_average_starts_short_and_becomes_long():
         {"micro_batches": 0},
         {"ema": 1.0},
         {"schedule": "cosine"},
+        {"schedule": "lerobot"},
         {"schedule": "cosine", "warmup_steps": 10, "decay_steps": 10},
         {"schedule": "resume", "start_update": 20, "decay_steps": 10},
     ],
