@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attn_jax.core.errors import ConfigError
-from attn_jax.core.typing import Params, PRNGKey
+from attn_jax.core.typing import PRNGKey
 
 LORA = "lora"
 
@@ -69,12 +69,12 @@ class LoraConfig:
         return self.alpha / self.rank
 
 
-def init_lora(config: LoraConfig, params: Params, rng: PRNGKey) -> dict[str, Any]:
+def init_lora(config: LoraConfig, params: Mapping[str, Any], rng: PRNGKey) -> dict[str, Any]:
     """Fresh pairs `a` (i..., r), normal with deviation i^-0.5, and `b` (r, o...), zeros; float32.
 
     Args:
       config: targets and rank.
-      params: parameters or their shapes, without `lora`.
+      params: parameters, NumPy or JAX arrays, or their shapes, without `lora`.
       rng: key.
 
     Raises:
@@ -142,7 +142,7 @@ def merged(config: LoraConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _targets(config: LoraConfig, params: Params) -> dict[str, Any]:
+def _targets(config: LoraConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     """Path of a projection -> its kernel."""
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(dict(params), sep="/")
     kernels = {name.removesuffix("/kernel"): x for name, x in flat.items() if "/kernel" in name}

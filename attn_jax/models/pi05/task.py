@@ -89,8 +89,8 @@ class Pi05Task:
         params = init_params(self.config, rng)
         return params if self.lora is None else self.with_lora(params, rng)
 
-    def with_lora(self, params: Params, rng: PRNGKey) -> Params:
-        """`params` with fresh pairs of LoRA beside them."""
+    def with_lora(self, params: Mapping[str, Any], rng: PRNGKey) -> dict[str, Any]:
+        """`params`, NumPy or JAX arrays, with fresh pairs of LoRA beside them."""
         assert self.lora is not None
         return {**params, LORA: init_lora(self.lora, params, jax.random.fold_in(rng, 1))}
 
