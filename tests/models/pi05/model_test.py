@@ -10,6 +10,7 @@ import pytest
 
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.models.pi05 import Pi05
+from attn_jax.models.pi05.config import PRECISIONS
 from attn_jax.models.pi05.model import blank_inputs, check_inputs, init_params
 from tests import testing
 from tests.models.pi05 import small
@@ -59,6 +60,22 @@ def test_bfloat16_is_near_float32(precision):
     assert rough.dtype == jnp.float32
     error = np.abs(np.asarray(rough) - np.asarray(exact)).max() / np.abs(exact).max()
     assert 1e-5 < error < 0.1
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_modulation_is_that_of_float32_in_every_precision(precision):
+    """Bit for bit: openpi's JAX code alone rounds it, which `docs/pi05.md` says."""
+    times = np.random.default_rng(4).standard_normal((3, 16)).astype(np.float32)
+
+    def modulation(name):
+        config = dataclasses.replace(small.CONFIG, precision=name)
+        return Pi05(config).apply({"params": small.params(config)}, times, method="modulate")
+
+    for found, expected in zip(
+        jax.tree.leaves(modulation(precision)), jax.tree.leaves(modulation("float32")), strict=True
+    ):
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_initial_parameters_fit():
