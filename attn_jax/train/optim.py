@@ -143,7 +143,11 @@ def make_schedule(config: OptimConfig) -> optax.Schedule:
     if config.schedule == "lerobot":
         whole = optax.cosine_decay_schedule(peak, config.decay_steps, config.min_ratio)
         line = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
-        return lambda count: jnp.where(count < warmup, line(count), whole(count))
+
+        def lerobot(count: Any) -> Any:
+            return jnp.where(count < warmup, line(count), whole(count))
+
+        return lerobot
 
     # The global cosine is entered at `start_update`; a straight line leads from the learning rate
     # of the checkpoint to the cosine's value at the end of the line.
