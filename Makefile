@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 BAZEL_ARGS ?=
 
 PYTEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile
-BENCHMARKS = $(filter-out benchmarks/__init__.py benchmarks/torch_canvas.py,$(wildcard benchmarks/*.py))
+BENCHMARKS = $(shell grep -l __main__ benchmarks/*.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-core rollout lint format bench bazel-test build-files lock setup setup-all clean
