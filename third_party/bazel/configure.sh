@@ -51,4 +51,10 @@ mkdir -p .cache/jax .cache/matplotlib
     echo "test --test_env=${cache%:*}=$root/.cache/${cache#*:}"
     echo "test --sandbox_writable_path=$root/.cache/${cache#*:}"
   done
+  # Namespaces are what the sandbox without network needs; containers may forbid them.
+  if unshare --user --map-root-user --net true 2>/dev/null; then
+    echo "test --config=offline"
+  else
+    echo "bazel: no user namespaces here; tests run with network" >&2
+  fi
 } >.bazelrc.local
