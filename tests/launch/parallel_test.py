@@ -1,7 +1,9 @@
 """Tests of launch.parallel."""
 
+import importlib
 import importlib.util
 import math
+import os
 
 import joblib
 import pytest
@@ -23,15 +25,34 @@ def test_an_error_of_a_worker_is_raised(backend):
         list(parallel(math.factorial, [1, -1], jobs=2, backend=backend))
 
 
-def test_unknown_and_missing_backends():
+def test_unknown_backend():
     with pytest.raises(ConfigError, match="unknown backend 'slurm'"):
         list(parallel(math.factorial, [1], backend="slurm"))
-    for backend, package in (("ray", "ray"), ("dask", "distributed")):
-        if importlib.util.find_spec(package) is None:
-            with pytest.raises(ConfigError, match=f"needs the package {package}"):
-                list(parallel(math.factorial, [1], backend=backend))
-        else:
-            assert list(parallel(math.factorial, [3, 4], backend=backend)) == [6, 24]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
+def test_missing_backend():
+    with pytest.raises(ConfigError, match="needs the package ray"):
+        list(parallel(math.factorial, [1], backend="ray"))
+
+
+@pytest.mark.slow
+def test_cluster_of_dask():
+    """A scheduler and a worker in other processes, reached as a cluster is: by its address."""
+    distributed = importlib.import_module("distributed")
+    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster):
+        found = list(parallel(process_and_square, range(7), jobs=2, backend="dask"))
+        with pytest.raises(ValueError, match="negative"):
+            list(parallel(math.factorial, [1, -1], jobs=2, backend="dask"))
+    processes, squares = zip(*found, strict=True)
+    assert squares == (0, 1, 4, 9, 16, 25, 36)
+    assert os.getpid() not in processes
+
+
+def process_and_square(number: int) -> tuple[int, int]:
+    """Which process worked, and its result."""
+    return os.getpid(), number**2
 
 
 class NoGenerator(joblib._parallel_backends.ThreadingBackend):
