@@ -23,6 +23,7 @@ Usage of the child-process helper::
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import os
 import shutil
@@ -40,6 +41,7 @@ ROOT = Path(__file__).absolute().parent.parent
 
 #: How to obtain the system packages that some tests use; a skip reason quotes the command.
 SYSTEM_PACKAGES = {
+    "OSMesa": "libosmesa6",
     "bazel": "bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms",
     "chromium": "chromium",
     "g++": "g++",
@@ -146,8 +148,13 @@ def require_program(name: str) -> str:
     """Returns the path of a program; where it is missing, skips the test and names the package."""
     if path := shutil.which(name):
         return path
-    packages = SYSTEM_PACKAGES[name]
-    pytest.skip(f"{name} is not installed: apt-get install --no-install-recommends {packages}")
+    pytest.skip(_how_to_install(name))
+
+
+def require_library(name: str) -> None:
+    """Skips the calling test, or module, unless the shared library is installed."""
+    if ctypes.util.find_library(name) is None:
+        pytest.skip(_how_to_install(name), allow_module_level=True)
 
 
 def require_module(*names: str) -> None:
@@ -155,6 +162,11 @@ def require_module(*names: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed: make setup-all", allow_module_level=True)
+
+
+def _how_to_install(name: str) -> str:
+    packages = SYSTEM_PACKAGES[name]
+    return f"{name} is not installed: apt-get install --no-install-recommends {packages}"
 
 
 def _environment_with_root() -> dict[str, str]:

@@ -57,11 +57,11 @@ def test_ci_runs_all_and_installs_what_tests_ask_for():
     for module in build_files.read_modules(testing.ROOT).values():
         if module.name.startswith("tests.") and module.name != "tests.repository.testing_test":
             source = (testing.ROOT / module.path).read_text()
-            asked |= set(re.findall(r'require_program\("([^"]+)"\)', source))
-    assert asked >= {"git", "make"}
-    for program in asked:
-        needed = set(testing.SYSTEM_PACKAGES[program].split())
-        assert needed <= packages, f"{program} is not installed by .ci/run"
+            asked |= set(re.findall(r'require_(?:program|library)\("([^"]+)"\)', source))
+    assert asked >= {"OSMesa", "git", "make"}
+    for name in asked:
+        needed = set(testing.SYSTEM_PACKAGES[name].split())
+        assert needed <= packages, f"{name} is not installed by .ci/run"
 
 
 def test_hooks_download_nothing():

@@ -79,6 +79,12 @@ def test_missing_things_skip_and_say_how_to_get_them(monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
     with pytest.raises(pytest.skip.Exception, match=r"apt-get install .* chromium"):
         testing.require_program("chromium")
+    monkeypatch.setattr(testing.ctypes.util, "find_library", lambda name: None)
+    with pytest.raises(pytest.skip.Exception, match=r"apt-get install .* libosmesa6") as skipped:
+        testing.require_library("OSMesa")
+    assert skipped.value.allow_module_level
+    monkeypatch.setattr(testing.ctypes.util, "find_library", lambda name: f"lib{name}.so.8")
+    testing.require_library("OSMesa")
     with pytest.raises(
         pytest.skip.Exception, match="no_such_package not installed: make setup-all"
     ):

@@ -12,6 +12,7 @@ from robots.libero.env import CAMERAS, LiberoEnv, rotation_vector
 from tests import testing
 
 testing.require_module("libero")
+testing.require_library("OSMesa")
 # Its packages warn on import and of the age of what they use.
 pytestmark = [pytest.mark.bridge, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

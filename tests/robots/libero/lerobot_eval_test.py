@@ -13,6 +13,7 @@ from tests import testing
 from tests.policies import checkpoints
 
 testing.require_module("torch", "lerobot", "libero")
+testing.require_library("OSMesa")
 pytestmark = [pytest.mark.bridge, pytest.mark.slow]
 
 #: LeRobot finds it by its name in the package that is to be discovered.
