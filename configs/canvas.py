@@ -4,7 +4,7 @@
         --config.data.sessions=SESSION
 
 Arguments:
-  size: 64, 112 or 224, side of the frames of the session (default 224).
+  size: side of the frames of the session, pixels (default 224).
   original: sizes, positions, loss and schedule of the system this family reimplements, for
   comparison.
   tiny: a model and a run of a few seconds, for tests.

@@ -4,8 +4,10 @@
         --config.seed=0 --config.steps=1000
 
 Argument: `size` (224, 112 or 64 pixels; the dot moves 27, 13 or 7 pixels). With the canvas's
-default separator of 16 pixels the canvases are 224x704, 112x368 and 64x224. Expect about half of
-the actions to move the dot, in runs of 1 to 3.
+default separator of 16 pixels the canvases are 224x704, 112x368 and 64x224. Other worlds by
+--config.robot.size, .move and .radius, which the session keeps; a size that is no multiple of 16
+needs other patches (model.patch, model.separator of configs/canvas.py). Expect about half of the
+actions to move the dot, in runs of 1 to 3.
 """
 
 from __future__ import annotations

@@ -9,14 +9,17 @@ Axis names: b batch, a actions, t rollout steps, h w pixels of a frame, H W of a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from absl import logging
 
 from attn_jax.core.canvas import CanvasGeometry
-from attn_jax.core.errors import ConfigError
-from attn_jax.core.typing import Params
+from attn_jax.core.errors import ConfigError, SessionError
+from attn_jax.core.typing import Params, PathLike
+from attn_jax.data import sessions
 from attn_jax.data.canvas import stripe_colour
 from attn_jax.data.pipeline import CanvasSource, full_pass
 from attn_jax.models.canvas import predict as predicting
@@ -72,11 +75,48 @@ class DotWorld:
         )
 
 
-def world_of(robot_type: str, geometry: CanvasGeometry) -> World | None:
-    """The world of a session by its `robot_type`; None when nothing more than frames is known."""
-    if robot_type.startswith("ToroidalDot"):
-        return DotWorld(toroidal_dot.DotConfig.of_size(geometry.frame_size[0]))
-    return None
+def world_of(recordings: Sequence[PathLike], geometry: CanvasGeometry) -> World | None:
+    """The world that sessions were recorded in; None when nothing more than frames is known.
+
+    Sessions of other recorders do not say what their dot was like; the standard world of their
+    frame size is taken for it, if there is one.
+
+    Args:
+      recordings: session folders; those of different worlds have no world in common.
+      geometry: its frame size is that of the sessions.
+
+    Raises:
+      SessionError: metadata are damaged or do not fit the frames.
+    """
+    first, *others = {_recorded_world(path, geometry) for path in recordings}
+    if others:
+        logging.warning("the sessions come from different worlds: measures of the dot are left out")
+        return None
+    return first
+
+
+def _recorded_world(session: PathLike, geometry: CanvasGeometry) -> DotWorld | None:
+    meta = sessions.read_meta(session)
+    if not meta.get("robot_type", "").startswith("ToroidalDot"):
+        return None
+    size = geometry.frame_size[0]
+    if "robot" not in meta:
+        if size in toroidal_dot.STANDARD_MOVES:
+            return DotWorld(toroidal_dot.DotConfig.of_size(size))
+        logging.warning("%s does not say how its dot moves: measures of it are left out", session)
+        return None
+    where = pathlib.Path(session) / sessions.META_FILE
+    try:
+        config = toroidal_dot.DotConfig.from_meta(meta["robot"])
+    except ConfigError as error:
+        raise SessionError(f"`robot`: {error.what}", where=where, fix=error.fix) from error
+    if (config.size, config.size) != geometry.frame_size:
+        raise SessionError(
+            f"`robot` has frames of {config.size} pixels, the canvas of {geometry.frame_size}",
+            where=where,
+            fix="Restore the file",
+        )
+    return DotWorld(config)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,6 @@ from absl import flags, logging
 from attn_jax.core.errors import ConfigError
 from attn_jax.data.parts import resolve_part
 from attn_jax.data.pipeline import CanvasSource, load_frames
-from attn_jax.data.sessions import read_meta
 from attn_jax.models.canvas.model import CanvasConfig, CanvasModel, layouts
 from attn_jax.models.canvas.predict import as_float, recordable
 from attn_jax.probe.capture import capture, discover, to_records
@@ -112,9 +111,7 @@ def main() -> dict[str, Any]:
     config = CanvasConfig.from_json(metadata["model"])
     parts = [resolve_part(path) for path in tasks.paths_of(DATA.value, "data")]
     source = CanvasSource(load_frames(parts), config.geometry)
-    world = canvas_evaluation.world_of(
-        read_meta(parts[0].session).get("robot_type", ""), config.geometry
-    )
+    world = canvas_evaluation.world_of([part.session for part in parts], config.geometry)
     params = load_params(CHECKPOINT.value, ema=EMA.value, step=step)
     settings = canvas_evaluation.EvaluationConfig(
         counterfactuals=COUNTERFACTUALS.value, rollouts=ROLLOUTS.value, horizon=HORIZON.value

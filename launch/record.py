@@ -24,14 +24,13 @@ from attn_jax.data.quota import Reclaim
 from attn_jax.data.session_writer import SessionWriter, refuse_existing
 from launch import app
 from robots import selectors
-from robots.interface import RobotInterface
 from robots.record import episode_lengths, record
 from robots.toroidal_dot import DotConfig, ToroidalDot
 
 CONFIG = app.define_config()
 
 
-def build_robot(config: ml_collections.ConfigDict) -> RobotInterface:
+def build_robot(config: ml_collections.ConfigDict) -> ToroidalDot:
     """Robot of `config.robot`, seeded with `config.seed`; raises ConfigError for another name."""
     robot = config.robot
     if robot.name != "toroidal_dot":
@@ -110,6 +109,7 @@ def record_session(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
             image_format=options.image_format,
             sync=options.sync,
             reclaim=Reclaim(options.reclaim, options.reclaim_dry_run, tuple(options.protect)),
+            extra_meta={"robot": dataclasses.asdict(robot.config)},
         ) as writer:
             summary = record(
                 robot, select, writer, num_observations=config.steps, episodes=config.episodes

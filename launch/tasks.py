@@ -19,7 +19,7 @@ from attn_jax.core.canvas import CanvasGeometry
 from attn_jax.core.errors import ConfigError
 from attn_jax.data.parts import Part, resolve_part
 from attn_jax.data.pipeline import CanvasSource, load_frames, make_iterator
-from attn_jax.data.sessions import read_events, read_meta
+from attn_jax.data.sessions import read_events
 from attn_jax.models.canvas.losses import LossConfig
 from attn_jax.models.canvas.model import CanvasConfig, layouts
 from attn_jax.models.canvas.task import CanvasTask
@@ -95,9 +95,7 @@ def _canvas(config: ml_collections.ConfigDict) -> Built:
     model = canvas_config(config.model, frames.frame_size)
     train_source = CanvasSource(frames, model.geometry)
     validation = CanvasSource(load_frames(held_out), model.geometry)
-    world = canvas_evaluation.world_of(
-        read_meta(parts[0].session).get("robot_type", ""), model.geometry
-    )
+    world = canvas_evaluation.world_of([part.session for part in held_out], model.geometry)
     settings = canvas_evaluation.EvaluationConfig(pictures=0)
 
     def validate(params: Any) -> dict[str, Any]:

@@ -28,8 +28,8 @@ STAY = 0
 MOVE = 1
 ACTION_SPACE = ({"action": STAY}, {"action": MOVE})
 
-# Moves that are coprime to the size, so that the dot visits every column.
-_MOVES = {224: 27, 112: 13, 64: 7}
+#: Size -> move of the standard worlds: coprime, so that the dot visits every column.
+STANDARD_MOVES = {224: 27, 112: 13, 64: 7}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +60,26 @@ class DotConfig:
     @classmethod
     def of_size(cls, size: int) -> DotConfig:
         """The standard world of 224, 112 or 64 pixels; raises ConfigError for another size."""
-        if size not in _MOVES:
+        if size not in STANDARD_MOVES:
             raise ConfigError(
-                f"no standard toroidal dot of {size} pixels", fix=f"Use one of {sorted(_MOVES)}"
+                f"no standard toroidal dot of {size} pixels",
+                fix=f"Use one of {sorted(STANDARD_MOVES)}, or override size and move of one",
             )
-        return cls(size=size, move=_MOVES[size])
+        return cls(size=size, move=STANDARD_MOVES[size])
+
+    @classmethod
+    def from_meta(cls, robot: Mapping[str, Any]) -> DotConfig:
+        """The inverse of `dataclasses.asdict`, for what a session's metadata hold as `robot`.
+
+        Raises:
+          ConfigError: a field is missing, unknown or no whole number, or the sizes do not fit.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if set(robot) != set(names) or any(type(value) is not int for value in robot.values()):
+            raise ConfigError(
+                f"a toroidal dot has {', '.join(names)} in whole pixels, got {dict(robot)}"
+            )
+        return cls(**robot)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,6 +77,7 @@ class SessionWriter:
         killed process does so without it.
       reclaim: what may be deleted at the limit; default nothing.
       clock: seconds since the epoch.
+      extra_meta: further fields of `session_meta.json`; `robot` is what defines its world.
 
     Raises:
       SessionError: the folder holds a session, or a value cannot be recorded.

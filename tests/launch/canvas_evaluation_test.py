@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from attn_jax.core.canvas import CanvasGeometry
-from attn_jax.core.errors import ConfigError
+from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data.pipeline import CanvasSource, load_frames
 from attn_jax.data.session_writer import SessionWriter
 from attn_jax.models.canvas import predict as predicting
 from attn_jax.models.canvas.model import CanvasConfig, CanvasModel
+from configs.toroidal_dot import get_config
 from launch import canvas_evaluation as ce
+from launch import record as launch_record
 from robots.record import record
 from robots.selectors import random_duration
 from robots.toroidal_dot import DotConfig, ToroidalDot, render, step
@@ -111,8 +113,64 @@ def test_an_unknown_world_gives_null_instead_of_a_guess(source, params):
     assert numbers["counterfactual"]["correct_rate"] is None
     assert numbers["rollout"]["median_dot_error_px"] == [None] * 4
     assert numbers["skill"]["plain_mse"] > 0
-    assert ce.world_of("JetBot", GEOMETRY) is None
-    assert ce.world_of("ToroidalDot", GEOMETRY) == WORLD
+
+
+def test_the_truth_is_that_of_the_world_that_was_recorded(tmp_path):
+    """A dot that is no standard one: what the evaluation holds for true is what happened next."""
+    settings = get_config("size=64")
+    settings.steps = 20
+    settings.robot.update({"size": 48, "move": 9, "radius": 3})
+    settings.session.image_format = "png"
+    launch_record.main(settings, tmp_path / "s")
+    store = load_frames(tmp_path / "s")
+    world = ce.world_of([tmp_path / "s"], CanvasGeometry(store.frame_size))
+    assert world == ce.DotWorld(DotConfig(size=48, move=9, radius=3))
+    outcomes = world.outcomes(store.frames[:-1], list(store.action_space))
+    taken = store.action_after[:-1]
+    assert set(taken) == {0, 1}
+    np.testing.assert_array_equal(outcomes[np.arange(19), taken], store.frames[1:])
+    assert world.error_px(outcomes[:, 0], outcomes[:, 1]).tolist() == [9.0] * 19
+
+
+def dot_session(path, robot_type="ToroidalDot", **meta):
+    """An empty session; the world is known from its metadata alone."""
+    with SessionWriter(path, action_space=[], robot_type=robot_type, extra_meta=meta):
+        return path
+
+
+def test_worlds_that_were_not_recorded(tmp_path, caplog):
+    dot, jetbot = dot_session(tmp_path / "dot"), dot_session(tmp_path / "jetbot", "JetBot")
+    assert ce.world_of([dot], GEOMETRY) == WORLD
+    assert ce.world_of([jetbot], GEOMETRY) is None
+    assert not caplog.records
+    assert ce.world_of([dot], CanvasGeometry((48, 48))) is None
+    assert "does not say how its dot moves" in caplog.text
+
+
+def test_sessions_of_different_worlds_have_none_in_common(tmp_path, caplog):
+    one, same, other = (
+        dot_session(tmp_path / name, robot={"size": 64, "move": move, "radius": 5})
+        for name, move in (("one", 9), ("same", 9), ("other", 7))
+    )
+    assert ce.world_of([one, same], GEOMETRY) == ce.DotWorld(DotConfig(64, 9, 5))
+    assert not caplog.records
+    assert ce.world_of([one, other], GEOMETRY) is None
+    assert "different worlds" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("robot", "message"),
+    [
+        ({"size": 64, "move": 7}, "size, move, radius in whole pixels"),
+        ({"size": 64, "move": 7, "radius": 5, "colour": 1}, "size, move, radius in whole pixels"),
+        ({"size": 64, "move": 7.5, "radius": 5}, "size, move, radius in whole pixels"),
+        ({"size": 64, "move": 0, "radius": 5}, "0 < move < size"),
+        ({"size": 48, "move": 7, "radius": 5}, "frames of 48 pixels"),
+    ],
+)
+def test_a_damaged_description_of_the_world_is_no_world(tmp_path, robot, message):
+    with pytest.raises(SessionError, match=f"session_meta.json: `robot`.*{message}"):
+        ce.world_of([dot_session(tmp_path / "dot", robot=robot)], GEOMETRY)
 
 
 def test_a_dot_that_is_not_there_is_infinitely_far():

@@ -51,6 +51,7 @@ def test_metadata_and_episodes(tmp_path):
     meta = SessionReader(tmp_path / "dot").meta
     assert meta["session_name"] == "dot" and meta["robot_type"] == "ToroidalDot"
     assert meta["action_space"] == [{"action": 0}, {"action": 1}]
+    assert meta["robot"] == {"size": 64, "move": 7, "radius": 5}
 
 
 def test_named_session_with_another_selector(tmp_path):

@@ -10,6 +10,8 @@ from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data.parts import Part
 from attn_jax.data.session_writer import SessionWriter
 from configs import canvas as canvas_config
+from configs import toroidal_dot
+from launch import record as record_launcher
 from launch import tasks
 from robots.record import record
 from robots.selectors import random_duration
@@ -44,6 +46,19 @@ def test_built_task_takes_its_own_batches(session):
     metrics = built.task.evaluations["validation"](params)
     assert f"validation/{next(iter(metrics))}" == built.best[0]
     assert metrics["canvases"] == built.metadata["validation_canvases"]
+    built.data.close()
+
+
+def test_a_world_of_any_size_is_trained_and_measured(tmp_path):
+    settings = toroidal_dot.get_config("size=64")
+    settings.steps = 40
+    settings.robot.update({"size": 48, "move": 9})
+    record_launcher.main(settings, tmp_path / "s")
+    built = tasks.build(tiny(tmp_path / "s"))
+    assert built.metadata["model"]["geometry"]["frame_size"] == (48, 48)
+    metrics = built.task.evaluations["validation"](built.task.init(jax.random.key(0)))
+    # Where copying the last frame misses, the dot has moved by 9 pixels.
+    assert metrics["copy_last_p95_dot_error_px"] == 9.0
     built.data.close()
 
 
