@@ -27,6 +27,7 @@ import numpy as np
 from absl import flags, logging
 from ml_collections import config_flags
 
+from attn_jax.core import files
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.core.versions import package_versions
 
@@ -159,19 +160,17 @@ def prepare_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDi
     folder = pathlib.Path(workdir)
     if folder.exists() and not folder.is_dir():
         raise ConfigError("--workdir is a file", where=folder, fix="Name a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    with files.disk_errors(folder, what="results"):
+        folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config.to_dict())
     write_json(folder / "run.json", provenance(config.get("seed")))
     return folder
 
 
 def write_json(path: str | pathlib.Path, data: Any) -> None:
-    """Writes JSON atomically: sorted keys, NaN and infinity as null."""
-    path = pathlib.Path(path)
-    text = json.dumps(jsonable(data), indent=2, sort_keys=True, allow_nan=False)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Writes `jsonable(data)` atomically, with sorted keys; raises DiskFullError."""
+    with files.disk_errors(path, what="results"):
+        files.write_json(pathlib.Path(path), jsonable(data))
 
 
 def read_json(path: str | pathlib.Path) -> Any:
@@ -240,7 +239,9 @@ def run(
 
     def guarded(argv: list[str]) -> None:
         try:
-            body(argv)
+            # Whatever a launcher writes, and wherever; most writers say more precisely what it was.
+            with files.disk_errors(None, what="results"):
+                body(argv)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(2)

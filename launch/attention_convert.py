@@ -17,6 +17,7 @@ from absl import logging
 from attn_jax.bridge import seed_formats, seed_hdf5, seed_write
 from attn_jax.bridge.seed_hdf5 import SeedFrame
 from attn_jax.bridge.seed_uncertainty import UNCERTAINTY_FILE, read_uncertainty, refused
+from attn_jax.core import files
 from attn_jax.core.errors import EpisodeError, RecordError
 from attn_jax.core.geometry import letterbox
 from attn_jax.core.layout import TokenLayout
@@ -184,7 +185,12 @@ def _write_observations(
         ),
     )
     if len(recorded) == len(frames):
-        np.save(folder / RECORDED, np.stack(recorded).astype(np.float32), allow_pickle=False)
+        actions = np.stack(recorded).astype(np.float32)
+        files.write_file(
+            folder / RECORDED,
+            lambda file: np.save(file, actions, allow_pickle=False),
+            what="an episode",
+        )
 
 
 def _export_hdf5(

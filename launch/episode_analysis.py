@@ -26,6 +26,7 @@ import pandas as pd
 
 from attn_jax.analysis import hypotheses, seed_json, tables
 from attn_jax.analysis.studies import Source, Study
+from attn_jax.core import files
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.data import episodes
 from attn_jax.probe.store import RecordReader
@@ -197,7 +198,12 @@ def _write_seed_files(study: Study, frames: pd.DataFrame, folder: pathlib.Path) 
 
 
 def write_table(table: pd.DataFrame, stem: pathlib.Path) -> None:
-    """Writes a table as .parquet, .csv and .json (a list of rows, NaN as null)."""
-    table.to_parquet(stem.with_suffix(".parquet"), index=False)
-    table.to_csv(stem.with_suffix(".csv"), index=False)
-    table.to_json(stem.with_suffix(".json"), orient="records", double_precision=15)
+    """Writes a table as .parquet, .csv and .json (a list of rows, NaN as null).
+
+    Raises:
+      DiskFullError: no space left.
+    """
+    with files.disk_errors(stem, what="tables"):
+        table.to_parquet(stem.with_suffix(".parquet"), index=False)
+        table.to_csv(stem.with_suffix(".csv"), index=False)
+        table.to_json(stem.with_suffix(".json"), orient="records", double_precision=15)

@@ -340,9 +340,11 @@ def _save_recorded(folder: pathlib.Path, actions: NumpyArray) -> None:
     """What the recording did at the same calls, to compare the predictions with."""
     with files.disk_errors(folder, what="an episode"):
         folder.mkdir(parents=True, exist_ok=True)
-        files.replace_file(
-            folder / RECORDED, lambda file: np.save(file, actions, allow_pickle=False)
-        )
+    files.write_file(
+        folder / RECORDED,
+        lambda file: np.save(file, actions, allow_pickle=False),
+        what="an episode",
+    )
 
 
 def _cameras(policy: Policy, episode: Episode, rename: Mapping[str, str]) -> dict[str, str]:

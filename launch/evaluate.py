@@ -38,6 +38,7 @@ import jax
 import numpy as np
 from absl import flags, logging
 
+from attn_jax.core import files
 from attn_jax.core.errors import ConfigError
 from attn_jax.data.parts import resolve_part
 from attn_jax.data.pipeline import CanvasSource, load_frames
@@ -137,7 +138,7 @@ def main() -> dict[str, Any]:
             )
         app.write_json(folder / "evaluation.json", numbers)
         app.write_json(folder / "run.json", app.provenance(metadata["config"].get("seed")))
-        np.savez_compressed(folder / "pictures.npz", **pictures)
+        write_pictures(folder / "pictures.npz", pictures)
         logging.info("wrote %s", folder)
     logging.info(
         "plain mse %.5f, copy-last %.5f",
@@ -145,6 +146,11 @@ def main() -> dict[str, Any]:
         numbers["skill"]["copy_last_mse"],
     )
     return {**numbers["skill"], **{k: v for k, v in numbers.items() if k != "skill"}}
+
+
+def write_pictures(path: pathlib.Path, pictures: dict[str, np.ndarray]) -> None:
+    """Writes pictures of an evaluation, name -> uint8 array; raises DiskFullError."""
+    files.write_file(path, lambda file: np.savez_compressed(file, **pictures), what="pictures")
 
 
 def _rollouts() -> dict[str, Any]:

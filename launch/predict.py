@@ -43,6 +43,7 @@ import numpy as np
 from absl import flags, logging
 
 from attn_jax.bridge import processor_steps as names
+from attn_jax.core import files
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.core.record import AttentionRecord
 from attn_jax.models.pi05.config import Pi05Config
@@ -221,11 +222,9 @@ def attention_arrays(
 
 
 def write_outputs(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an .npz file; it appears under its name only when it is complete."""
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-    os.replace(temporary, path)
+    """Writes an .npz file, whole or not at all; raises DiskFullError."""
+    with files.disk_errors(path, what="predictions"):
+        files.replace_file(path, lambda file: np.savez(file, **arrays))
 
 
 if __name__ == "__main__":

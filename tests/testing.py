@@ -23,14 +23,16 @@ Usage of the child-process helper::
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import importlib.util
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -162,6 +164,20 @@ def require_module(*names: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed: make setup-all", allow_module_level=True)
+
+
+@contextlib.contextmanager
+def full_disk(num_bytes: int = 0) -> Iterator[None]:
+    """Lets no file of this process grow beyond `num_bytes`: writes fail as on a full disk.
+
+    The error is the kernel's own (EFBIG), also in libraries that write without Python's help.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def _how_to_install(name: str) -> str:

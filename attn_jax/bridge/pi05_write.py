@@ -17,6 +17,7 @@ from attn_jax.bridge.keymap import Rule
 from attn_jax.bridge.pi05 import SETTINGS, SIZES, WEIGHTS
 from attn_jax.bridge.pi05_table import EMBEDDING, EXPERT_LM_HEAD, LM_HEAD, Row, table
 from attn_jax.bridge.safetensors_reader import Entry, write_safetensors
+from attn_jax.core import files
 from attn_jax.core.errors import CheckpointError
 from attn_jax.core.typing import NumpyArray, PathLike
 from attn_jax.models.pi05.config import Architecture, Pi05Config
@@ -78,9 +79,15 @@ def write_pi05(
     entries |= heads or {}
     write_safetensors(folder / WEIGHTS, dict(sorted(entries.items())), {"format": "pt"})
     text = lerobot_settings(config, settings, image_keys, state_dim)
-    (folder / SETTINGS).write_text(json.dumps(text, indent=4) + "\n")
+    _write_json(folder / SETTINGS, text)
     if sizes != Architecture(image_size=sizes.image_size):
-        (folder / SIZES).write_text(json.dumps(sizes.to_json(), indent=2) + "\n")
+        _write_json(folder / SIZES, sizes.to_json())
+
+
+def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    text = json.dumps(value, indent=4) + "\n"  # not sorted: cameras have an order
+    with files.disk_errors(path, what="a checkpoint"):
+        files.replace_file(path, lambda file: file.write(text.encode()))
 
 
 def _entry(row: Row, array: Any) -> Entry:

@@ -10,7 +10,6 @@ Processors.load("run/processors")
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ import safetensors.numpy
 
 from attn_jax.bridge.processor_steps import ACTION, STATE
 from attn_jax.bridge.processors import POSTPROCESSOR, PREPROCESSOR
+from attn_jax.core.files import disk_errors, replace_file
 from attn_jax.core.typing import NumpyArray, PathLike
 
 NORMALISER = "policy_preprocessor_step_3_normalizer_processor.safetensors"
@@ -117,13 +117,12 @@ def processor_files(
 
 
 def write_files(folder: PathLike, files: Mapping[str, bytes]) -> None:
-    """Writes files below a folder, each complete or not at all."""
+    """Writes files below a folder, each complete or not at all; raises DiskFullError."""
     for name, data in files.items():
         path = pathlib.Path(folder) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        with disk_errors(path, what="processors"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, lambda file, data=data: file.write(data))
 
 
 def read_files(folder: PathLike) -> dict[str, bytes]:

@@ -15,14 +15,14 @@ import hashlib
 import json
 import math
 import mmap
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
+from attn_jax.core import files
 from attn_jax.core.errors import CheckpointError
 from attn_jax.core.typing import NumpyArray, PathLike
 
@@ -202,8 +202,8 @@ def write_safetensors(
         offset = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+
+    def write(file: BinaryIO) -> None:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for name, entry in entries.items():
@@ -212,4 +212,6 @@ def write_safetensors(
                 raise ValueError(f"{name}: got {array.dtype}{array.shape}, announced {entry}")
             # A view of bytes, because the buffer protocol does not know bfloat16.
             file.write(array.reshape(-1).view(np.uint8).data)
-    os.replace(partial, path)
+
+    with files.disk_errors(path, what="tensors"):
+        files.replace_file(path, write)

@@ -23,6 +23,7 @@ out.
 from __future__ import annotations
 
 import dataclasses
+import io
 import pathlib
 import re
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from attn_jax.core import files
 from attn_jax.core.errors import RecordError
 from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.record import AttentionRecord
@@ -272,12 +274,17 @@ def write_frame(path: PathLike, frame: SeedFrame) -> None:
 
     Raises:
       RecordError: a record that does not hold what the format needs, or nothing to write.
+      DiskFullError: no space left.
     """
     path = pathlib.Path(path)
     if not frame.records:
         raise RecordError("there is no attention to write", where=path)
     layout = next(iter(frame.records.values())).layout
-    with h5py.File(path, "w") as file:
+    files.write_file(path, lambda stream: _write(stream, frame, layout, path), what="attention")
+
+
+def _write(stream: io.BytesIO, frame: SeedFrame, layout: TokenLayout, path: pathlib.Path) -> None:
+    with h5py.File(stream, "w") as file:
         meta = file.create_group("meta")
         meta.attrs["prefix_len"] = frame.prefix_len
         meta.attrs["seq_len"] = layout.length

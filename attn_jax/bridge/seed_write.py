@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from attn_jax.bridge.torch_weights import write_torch_file
+from attn_jax.core import files
 from attn_jax.core.errors import RecordError
 from attn_jax.core.record import AttentionRecord
 from attn_jax.core.typing import PathLike
@@ -97,11 +98,16 @@ def write_layers(path: PathLike, record: AttentionRecord) -> None:
     values = np.asarray(record.values, np.float32)[0]
     layers = {n: values[0, place][None] for place, n in enumerate(record.layers)}
     if path.suffix == ".npz":
-        np.savez_compressed(path, **{f"layer_{number}": x for number, x in layers.items()})
+        named = {f"layer_{number}": array for number, array in layers.items()}
+        files.write_file(path, lambda file: np.savez_compressed(file, **named), what="attention")
         return
     path.mkdir(parents=True, exist_ok=True)
     for number, array in layers.items():
-        np.save(path / f"attn_map_layer_{number}.npy", array, allow_pickle=False)
+        files.write_file(
+            path / f"attn_map_layer_{number}.npy",
+            lambda file, array=array: np.save(file, array, allow_pickle=False),
+            what="attention",
+        )
 
 
 def _require_complete(record: AttentionRecord, stream: str, where: PathLike) -> None:

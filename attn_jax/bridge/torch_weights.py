@@ -18,6 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from attn_jax.core import files
 from attn_jax.core.errors import CheckpointError, ConfigError
 from attn_jax.core.typing import NumpyArray, PathLike
 
@@ -60,6 +61,7 @@ def write_torch_file(path: PathLike, value: Any) -> None:
 
     Raises:
       ConfigError: torch is not installed.
+      DiskFullError: no space left.
     """
     if importlib.util.find_spec("torch") is None:
         raise ConfigError("writing a torch file needs torch", fix="Run `make setup-all`")
@@ -73,10 +75,8 @@ def write_torch_file(path: PathLike, value: Any) -> None:
             return {key: tensors(child) for key, child in node.items()}
         return [tensors(child) for child in node] if isinstance(node, list | tuple) else node
 
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(tensors(value), partial)
-    partial.replace(path)
+    converted = tensors(value)
+    files.write_file(pathlib.Path(path), lambda file: torch.save(converted, file), what="tensors")
 
 
 def _first_line(error: BaseException) -> str:

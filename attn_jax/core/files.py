@@ -1,6 +1,7 @@
 """Files that are whole or absent: durable replacement, JSON, and a full disk as a clear error.
 
 replace_file(path, lambda file: file.write(content))
+write_file(path, lambda file: np.savez(file, **arrays), what="pictures")
 write_json(folder / "meta.json", {"complete": True})
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import pathlib
@@ -22,7 +24,7 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def disk_errors(
-    where: str | os.PathLike[str],
+    where: str | os.PathLike[str] | None,
     *,
     what: str = "files",
     fix: str = "Free some space and start again",
@@ -30,7 +32,7 @@ def disk_errors(
     """Turns a full disk, an exhausted quota or a file-size limit into `DiskFullError`.
 
     Args:
-      where: file or folder that the error names.
+      where: file or folder that the error names; None leaves it to the system's error.
       what: what was being written.
       fix: what the user can do.
     """
@@ -44,6 +46,8 @@ def disk_errors(
         code = int(found[1]) if found else code
         if code not in FULL_DISK:
             raise
+        if where is None and isinstance(error, OSError):
+            where = error.filename
         raise DiskFullError(
             f"{os.strerror(code).lower()} while writing {what}", where=where, fix=fix
         ) from error
@@ -70,6 +74,26 @@ def replace_file(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_file(path: pathlib.Path, write: Callable[[io.BytesIO], Any], *, what: str) -> None:
+    """As `replace_file`, but `write` fills memory first.
+
+    For libraries that go past Python when they are given a file: on a full disk NumPy's `save` cuts
+    small arrays off without a word, torch tells no reason, and HDF5 takes the process down.
+
+    Args:
+      path: the file; its folder exists.
+      write: writes the content to a binary stream.
+      what: what is written, for the error.
+
+    Raises:
+      DiskFullError: no space left; what was there before stays.
+    """
+    content = io.BytesIO()
+    write(content)
+    with disk_errors(path, what=what):
+        replace_file(path, lambda file: file.write(content.getbuffer()))
 
 
 def write_json(path: pathlib.Path, data: Any) -> None:

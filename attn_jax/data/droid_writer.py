@@ -14,6 +14,7 @@ Axis names: t frames, T rows, h w pixels.
 
 from __future__ import annotations
 
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -137,9 +138,11 @@ def _write_trajectory(path: pathlib.Path, trajectory: Trajectory) -> None:
         "action/joint_velocity": trajectory.joint_velocity,
         "action/gripper_position": trajectory.gripper_action,
     }
-    with h5py.File(path, "w") as file:
+    content = io.BytesIO()  # HDF5 takes the process down when it meets a full disk itself
+    with h5py.File(content, "w") as file:
         for name, rows in names.items():
             file.create_dataset(name, data=rows)
+    path.write_bytes(content.getbuffer())
 
 
 def _write_dinox(
@@ -153,7 +156,9 @@ def _write_dinox(
             if not mask[frame].any():
                 continue
             file = f"{frame:05d}_{name.replace(' ', '_')}_{number}.npy"
-            np.save(folder / droid_masks.MASKS / file, mask[frame], allow_pickle=False)
+            content = io.BytesIO()  # NumPy does not notice a full disk when it writes itself
+            np.save(content, mask[frame], allow_pickle=False)
+            (folder / droid_masks.MASKS / file).write_bytes(content.getbuffer())
             entry = {"bbox": _box(mask[frame]), "category": name, "score": 1.0}
             entries.append(entry | {"mask_file": f"{droid_masks.MASKS}/{file}"})
     files.write_json(folder / droid_masks.DINOX, detections)

@@ -32,6 +32,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attn_jax.core import files
 from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.core.typing import NumpyArray, PathLike, UInt8
 from attn_jax.data.lerobot_stats import FeatureStats
@@ -45,6 +46,7 @@ EPISODES_PATH = f"meta/episodes/{_FILE}.parquet"
 _FILES_PER_CHUNK = 1000
 _DATA_FILE_MB, _VIDEO_FILE_MB = 100, 200
 _CRF, _KEY_FRAMES = 18, 2
+_FREE = "Free some space, then write the dataset anew into an empty folder"
 
 #: Columns that every dataset has -> dtype.
 INDEX_COLUMNS = {
@@ -142,8 +144,19 @@ class LeRobotWriter:
 
         Raises:
           ConfigError: a feature is missing or has another shape or dtype; nothing is written.
+          DiskFullError: no space left; the dataset cannot be continued.
         """
         length = self._check(frames)
+        with files.disk_errors(self._folder, what="a dataset", fix=_FREE):
+            return self._add(length, frames, task, note)
+
+    def _add(
+        self,
+        length: int,
+        frames: Mapping[str, NumpyArray],
+        task: str,
+        note: Mapping[str, bool | int | float | str] | None,
+    ) -> int:
         self._next_file()
         index = len(self._episodes)
         columns: dict[str, Any] = {
@@ -229,7 +242,15 @@ class LeRobotWriter:
         self._data, self._videos = None, {}
 
     def close(self) -> None:
-        """Finishes all files; a dataset without episodes is not written. May be called twice."""
+        """Finishes all files; a dataset without episodes is not written. May be called twice.
+
+        Raises:
+          DiskFullError: no space left; the dataset is not complete.
+        """
+        with files.disk_errors(self._folder, what="a dataset", fix=_FREE):
+            self._finish()
+
+    def _finish(self) -> None:
         self._close_files()
         if not self._episodes or (self._folder / "meta/info.json").exists():
             return
@@ -343,6 +364,5 @@ def encode_png(picture: UInt8[NumpyArray, "h w 3"]) -> bytes:
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    text = json.dumps(value, indent=2) + "\n"  # not sorted: the order of features means something
+    files.replace_file(path, lambda file: file.write(text.encode()))

@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 
+from attn_jax.core import files
 from attn_jax.core.errors import SessionError
 from attn_jax.core.typing import PathLike
 
@@ -40,7 +41,12 @@ class Part:
 
 
 def write_part(part: Part, path: PathLike) -> pathlib.Path:
-    """Writes the index file and returns its path; an existing one is refused (SessionError)."""
+    """Writes the index file and returns its path.
+
+    Raises:
+      SessionError: the file exists.
+      DiskFullError: no space left.
+    """
     path = pathlib.Path(path)
     folder = os.path.relpath(part.session.absolute(), path.parent.absolute())
     content = {
@@ -50,12 +56,11 @@ def write_part(part: Part, path: PathLike) -> pathlib.Path:
         "start": part.start,
         "stop": part.stop,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=2) + "\n")
-    except FileExistsError as error:
-        raise SessionError("already exists", where=path, fix="Choose another folder") from error
+    if path.exists():
+        raise SessionError("already exists", where=path, fix="Choose another folder")
+    with files.disk_errors(path, what="a part"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, content)
     return path
 
 

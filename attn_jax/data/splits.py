@@ -21,6 +21,7 @@ import shutil
 
 import numpy as np
 
+from attn_jax.core import files
 from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.core.typing import Int, PathLike
 from attn_jax.data import sessions
@@ -160,6 +161,7 @@ def export_part(part: Part, folder: PathLike) -> pathlib.Path:
 
     Raises:
       SessionError: the target exists, or the session is damaged.
+      DiskFullError: no space left; what was copied is no session yet.
     """
     target = pathlib.Path(folder) / part.name
     if target.exists():
@@ -175,36 +177,37 @@ def export_part(part: Part, folder: PathLike) -> pathlib.Path:
             where=part.session,
         )
     first, last = chosen[0], chosen[-1]
-    lines = []
-    (target / sessions.FRAMES_FOLDER).mkdir(parents=True)
-    for event in events:
-        if not first <= event.step <= last:
-            continue
-        data = dict(event.data)
-        if event.type == sessions.OBSERVATION:
-            source = part.session / data["frame_path"]
-            image_format = "png" if source.suffix == ".png" else "jpeg"
-            data["frame_path"] = sessions.frame_path(event.step - first, image_format)
-            _copy_frame(source, target / data["frame_path"])
-        step = event.step - first
-        lines.append({**dataclasses.asdict(event), "step": step, "data": data})
-    shard_size = int(meta.get("shard_size", 1000))
-    for number, start in enumerate(range(0, len(lines), shard_size)):
-        text = "".join(json.dumps(line) + "\n" for line in lines[start : start + shard_size])
-        (target / sessions.shard_name(number)).write_text(text, encoding="utf-8")
-    meta |= {
-        "session_name": part.name,
-        "total_shards": -(-len(lines) // shard_size),
-        "total_steps": last - first + 1,
-        "split_from": str(meta.get("session_name", part.session.name)),
-        "split_step_offset": first,
-    }
-    if starts := sessions.episode_starts(meta):
-        inside = {step - first for step in starts if first < step <= last}
-        meta["episode_boundary"] = sorted({0, *inside})
-    text = json.dumps(meta, indent=2) + "\n"
-    # Metadata last: a folder without it is not taken for a session.
-    (target / sessions.META_FILE).write_text(text, encoding="utf-8")
+    with files.disk_errors(target, what="a session"):
+        lines = []
+        (target / sessions.FRAMES_FOLDER).mkdir(parents=True)
+        for event in events:
+            if not first <= event.step <= last:
+                continue
+            data = dict(event.data)
+            if event.type == sessions.OBSERVATION:
+                source = part.session / data["frame_path"]
+                image_format = "png" if source.suffix == ".png" else "jpeg"
+                data["frame_path"] = sessions.frame_path(event.step - first, image_format)
+                _copy_frame(source, target / data["frame_path"])
+            step = event.step - first
+            lines.append({**dataclasses.asdict(event), "step": step, "data": data})
+        shard_size = int(meta.get("shard_size", 1000))
+        for number, start in enumerate(range(0, len(lines), shard_size)):
+            text = "".join(json.dumps(line) + "\n" for line in lines[start : start + shard_size])
+            (target / sessions.shard_name(number)).write_text(text, encoding="utf-8")
+        meta |= {
+            "session_name": part.name,
+            "total_shards": -(-len(lines) // shard_size),
+            "total_steps": last - first + 1,
+            "split_from": str(meta.get("session_name", part.session.name)),
+            "split_step_offset": first,
+        }
+        if starts := sessions.episode_starts(meta):
+            inside = {step - first for step in starts if first < step <= last}
+            meta["episode_boundary"] = sorted({0, *inside})
+        text = json.dumps(meta, indent=2) + "\n"
+        # Metadata last: a folder without it is not taken for a session.
+        (target / sessions.META_FILE).write_text(text, encoding="utf-8")
     return target
 
 

@@ -10,6 +10,7 @@ continues from a checkpoint first drops the lines after it, so no step is there 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -19,6 +20,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from attn_jax.core import files
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.core.typing import PathLike
 
@@ -47,12 +49,16 @@ class JsonlWriter:
 
     Args:
       path: the file; made when missing.
+
+    Raises:
+      DiskFullError: no space left, here and in all methods. Lines written before stay.
     """
 
     def __init__(self, path: PathLike):
         self._path = pathlib.Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("a", encoding="utf-8")
+        with self._disk_errors():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
 
     def __enter__(self) -> JsonlWriter:
         return self
@@ -67,21 +73,29 @@ class JsonlWriter:
           InputError: a line in the middle of the file is not JSON.
         """
         kept = [json.dumps(line) + "\n" for line in read_jsonl(self._path) if line["step"] <= step]
-        self._file.close()
-        temporary = self._path.with_name(self._path.name + ".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        self.close()
+        with self._disk_errors():
+            files.replace_file(self._path, lambda file: file.write("".join(kept).encode()))
+            self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Appends one line; NaN and infinities become null."""
         plain = {name: _plain(value) for name, value in line.items()}
-        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
-        self._file.flush()
+        with self._disk_errors():
+            self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with self._disk_errors():
+            self._file.close()
+
+    def _disk_errors(self) -> contextlib.AbstractContextManager[None]:
+        return files.disk_errors(
+            self._path,
+            what="metrics",
+            fix="Free some space and start the same command again: it goes on from its checkpoint",
+        )
 
 
 def read_jsonl(path: PathLike) -> list[dict[str, Any]]:

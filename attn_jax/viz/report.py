@@ -25,6 +25,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from attn_jax.core import files
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.core.typing import NumpyArray, PathLike, UInt8
 
@@ -308,15 +309,15 @@ def write_report(
 
     Raises:
       ReportError: when the page does not fit, or the path has no `.html` suffix.
+      DiskFullError: no space left; an earlier page stays.
     """
     page = pathlib.Path(path)
     if page.suffix != ".html":
         raise ReportError("a report is written to a file ending in .html", where=page)
     html = render(report, budget=budget)
     numbers = json.dumps(twin(report), indent=2, sort_keys=True, allow_nan=False) + "\n"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    for target, content in ((page.with_suffix(".json"), numbers), (page, html)):
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(target)
+    with files.disk_errors(page, what="a report"):
+        page.parent.mkdir(parents=True, exist_ok=True)
+        for target, content in ((page.with_suffix(".json"), numbers), (page, html)):
+            files.replace_file(target, lambda file, text=content: file.write(text.encode()))
     return page, page.with_suffix(".json")

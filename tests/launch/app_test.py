@@ -12,12 +12,16 @@ LAUNCHER = """
 from absl import flags
 from attn_jax.core.errors import SessionError
 from launch import app
+from tests import testing
 
 CONFIG = app.define_config()
 
 def main(config, workdir):
     if config.steps == 13:
         raise SessionError("thirteen", where="steps", fix="Choose another")
+    if config.steps == 14:
+        with testing.full_disk(), open(workdir, "wb") as file:
+            file.write(b"result")
     return {"steps": config.steps, "workdir": workdir}
 
 app.run(main, config=CONFIG, needs_workdir=True)
@@ -75,6 +79,16 @@ def test_bad_input_is_one_sentence_and_code_2(launcher, arguments, message):
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ") and message in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_one_sentence_and_code_2(launcher, tmp_path):
+    """Also where the writer knows nothing of it, as here."""
+    done = launcher("--config=CONFIG", f"--workdir={tmp_path / 'out'}", "--config.steps=14")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: file too large while writing results. Free some space and start again"
+    )
     assert "Traceback" not in done.stderr
 
 

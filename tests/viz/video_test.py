@@ -1,9 +1,7 @@
-import pathlib
-
 import numpy as np
 import pytest
 
-from attn_jax.core.errors import ConfigError, InputError
+from attn_jax.core.errors import ConfigError, DiskFullError, InputError
 from attn_jax.viz import video
 from tests import testing
 
@@ -96,29 +94,10 @@ def test_files_that_are_no_video(tmp_path):
 
 
 def test_full_disk(tmp_path):
-    """A limit on the size of a file stands for a full disk."""
-    testing.run_script(
-        """
-        import pathlib, resource, signal, sys
-        import numpy as np
-        from attn_jax.core.errors import DiskFullError
-        from attn_jax.viz import video
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-        noise = np.random.default_rng(0).integers(0, 256, (99, 64, 64, 3), np.uint8)
-        path = pathlib.Path(sys.argv[1]) / "a.mp4"
-        try:
-            video.write_video(path, iter(noise), fps=5)
-        except DiskFullError as error:
-            assert "while writing a video" in str(error), error
-        else:
-            raise AssertionError("written in spite of the limit")
-        assert list(path.parent.iterdir()) == []
-        """,
-        str(tmp_path),
-    )
-    assert list(pathlib.Path(tmp_path).iterdir()) == []
+    noise = np.random.default_rng(0).integers(0, 256, (99, 64, 64, 3), np.uint8)
+    with pytest.raises(DiskFullError, match="while writing a video"), testing.full_disk(20_000):
+        video.write_video(tmp_path / "a.mp4", iter(noise), fps=5)
+    assert list(tmp_path.iterdir()) == []
 
 
 if __name__ == "__main__":
