@@ -9,6 +9,7 @@ is uint8 RGB. Source of the rules: the canvas format of the developmental-robot 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,11 +41,13 @@ def stripe_colour(action: Action, strict: bool = True) -> tuple[int, int, int]:
     Raises:
       SessionError: `strict` and the action has no colour.
     """
+    speed, code = action.get("motor_right"), action.get("action")
     if "motor_right" in action:
-        share = min(max(float(action["motor_right"]), 0.0), _FULL_MOTOR) / _FULL_MOTOR
-        return int(255 * (1 - share)), int(255 * share), 0
-    code = action.get("action")
-    if isinstance(code, (int, float, np.number)) and code in _DISCRETE:
+        # What is no number, NaN included, has no colour.
+        if isinstance(speed, (int, float, np.number)) and -math.inf <= speed <= math.inf:
+            share = min(max(speed, 0.0), _FULL_MOTOR) / _FULL_MOTOR
+            return int(255 * (1 - share)), int(255 * share), 0
+    elif isinstance(code, (int, float, np.number)) and code in _DISCRETE:
         return _DISCRETE[int(code)]
     if strict:
         raise SessionError(

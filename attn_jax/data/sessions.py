@@ -16,7 +16,8 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,52 @@ OBSERVATION = "observation"
 ACTION = "action"
 
 _SHARD = re.compile(r"events_shard_(\d+)\.jsonl")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+_TEXT = ("a string", _is_text)
+_COUNT = ("a whole number from 0", _is_count)
+#: Field of `session_meta.json` -> what it must be, where it is present.
+_META: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "session_name": _TEXT,
+    "start_time": _TEXT,
+    "end_time": _TEXT,
+    "robot_type": _TEXT,
+    "robot": ("an object", _is_object),
+    "action_space": (
+        "a list of objects",
+        lambda value: isinstance(value, list) and all(map(_is_object, value)),
+    ),
+    "shard_size": ("a whole number from 1", lambda value: _is_count(value) and value > 0),
+    "total_shards": _COUNT,
+    "total_steps": _COUNT,
+    "max_disk_gb": ("a number", _is_number),
+    "image_format": (
+        " or ".join(EXTENSIONS),
+        lambda value: isinstance(value, str) and value in EXTENSIONS,
+    ),
+    "episode_boundary": (
+        "a list of whole numbers from 0",
+        lambda value: isinstance(value, list) and all(map(_is_count, value)),
+    ),
+    "split_from": _TEXT,
+    "split_step_offset": _COUNT,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +117,8 @@ def read_meta(session: PathLike) -> dict[str, Any]:
     """Contents of `session_meta.json`.
 
     Raises:
-      SessionError: the folder is no session, or its metadata is not a JSON object with an
-        `action_space` list.
+      SessionError: the folder is no session, or its metadata are not a JSON object with an
+        `action_space`, or a field that is known has another type than docs/file-formats.md says.
     """
     path = pathlib.Path(session) / META_FILE
     try:
@@ -82,10 +129,20 @@ def read_meta(session: PathLike) -> dict[str, Any]:
             where=session,
             fix="Record one with launch.record",
         ) from error
+    except OSError as error:
+        raise SessionError(f"cannot be read: {error.strerror}", where=path) from error
     except ValueError as error:  # not JSON, or not text
         raise SessionError(f"not valid JSON: {error}", where=path) from error
-    if not isinstance(meta, dict) or not isinstance(meta.get("action_space"), list):
-        raise SessionError("holds no `action_space` list", where=path)
+    if not isinstance(meta, dict) or "action_space" not in meta:
+        raise SessionError("holds no `action_space`", where=path)
+    for name in meta.keys() & _META.keys():
+        wanted, fits = _META[name]
+        if not fits(meta[name]):
+            raise SessionError(
+                f"`{name}` must be {wanted}, got {reprlib.repr(meta[name])}",
+                where=path,
+                fix="Restore the file",
+            )
     return meta
 
 
@@ -182,7 +239,7 @@ def read_frame(path: PathLike) -> UInt8[np.ndarray, "h w 3"]:
         raise SessionError(f"frame cannot be decoded: {error}", where=path) from error
 
 
-def action_index(action: Mapping[str, Any], action_space: list[Mapping[str, Any]]) -> int:
+def action_index(action: Mapping[str, Any], action_space: Sequence[Mapping[str, Any]]) -> int:
     """Position of `action` in `action_space`; `duration` is not compared.
 
     Raises:

@@ -62,13 +62,26 @@ def test_last_slot_is_black_without_its_frame():
         ({"motor_right": 0.06, "action": 2}, (127, 127, 0)),
         ({"motor_right": -1.0}, (255, 0, 0)),
         ({"motor_right": 9.0}, (0, 255, 0)),
+        ({"motor_right": 10**400}, (0, 255, 0)),
     ],
 )
 def test_stripe_colours(action, colour):
     assert stripe_colour(action) == colour
 
 
-@pytest.mark.parametrize("action", [{"action": 3}, {"action": "1"}, {}, {"motor_left": 0.1}])
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"action": 3},
+        {"action": "1"},
+        {"action": [1]},
+        {},
+        {"motor_left": 0.1},
+        {"motor_right": None},
+        {"motor_right": "0.1", "action": 1},
+        {"motor_right": float("nan")},
+    ],
+)
 def test_action_without_colour(action):
     with pytest.raises(SessionError, match="no stripe colour"):
         stripe_colour(action)

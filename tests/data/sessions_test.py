@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import numpy as np
@@ -5,8 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attn_jax.core.canvas import CanvasGeometry
 from attn_jax.core.errors import SessionError
-from attn_jax.data import sessions
+from attn_jax.data import quota, sessions
+from attn_jax.data.frames import load_frames
+from attn_jax.data.parts import Part
+from attn_jax.data.pipeline import CanvasSource
+from attn_jax.data.session_check import validate_session
+from attn_jax.data.splits import export_part
 from tests import testing
 from tests.data import fake_sessions
 
@@ -129,6 +136,83 @@ def test_damaged_metadata(session, text):
     path = session / "session_meta.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(SessionError, match=r"session_meta.json"):
+        sessions.read_meta(session)
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+_ACTIONS = st.lists(
+    st.dictionaries(st.sampled_from(["action", "motor_right", "duration"]), _VALUES), max_size=3
+)
+
+
+@given(name=st.sampled_from(sorted(sessions._META)), value=_VALUES | _ACTIONS)
+def test_no_metadata_is_more_than_an_error(tmp_path_factory, name, value):
+    """Whatever a field holds: everything that reads sessions takes it, or says what is wrong."""
+    session = fake_sessions.write_session(tmp_path_factory.mktemp("meta") / "s", 4)
+    path = session / sessions.META_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    try:
+        sessions.read_meta(session)
+    except SessionError as error:
+        assert error.where == str(path) and f"`{name}`" in error.what and error.fix
+        report = validate_session(session)
+        assert [problem.kind for problem in report.problems] == ["corrupt"]
+        return
+    validate_session(session)
+    quota.plan_reclaim(session.parent, 1)
+    for read in (
+        lambda: CanvasSource(load_frames(session), CanvasGeometry((16, 16))),
+        lambda: export_part(Part("part", session, 0, 2), session.parent / "out"),
+    ):
+        with contextlib.suppress(SessionError):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("session_name", 3),
+        ("start_time", 1.5),
+        ("end_time", None),
+        ("robot_type", ["ToroidalDot"]),
+        ("robot", []),
+        ("action_space", [1]),
+        ("action_space", {"action": 0}),
+        ("shard_size", 0),
+        ("shard_size", "1000"),
+        ("total_shards", 1.5),
+        ("total_steps", True),
+        ("max_disk_gb", "10"),
+        ("image_format", "gif"),
+        ("image_format", []),
+        ("episode_boundary", None),
+        ("episode_boundary", [0, "6"]),
+        ("episode_boundary", [-2]),
+        ("split_from", {}),
+        ("split_step_offset", -1),
+    ],
+)
+def test_metadata_of_a_wrong_type(session, name, value):
+    path = session / sessions.META_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(SessionError, match=rf"session_meta\.json: `{name}` must be .*Restore"):
+        sessions.read_meta(session)
+
+
+def test_every_field_that_is_checked_is_documented():
+    table = (testing.ROOT / "docs" / "file-formats.md").read_text().partition("## Session\n")[2]
+    for name in sessions._META:
+        assert f"`{name}`" in table, name
+
+
+def test_metadata_that_cannot_be_read(session):
+    (session / sessions.META_FILE).unlink()
+    (session / sessions.META_FILE).mkdir()
+    with pytest.raises(SessionError, match=r"session_meta.json: cannot be read: Is a directory"):
         sessions.read_meta(session)
 
 
