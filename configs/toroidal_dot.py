@@ -40,9 +40,17 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "delay_s": 0.0,
     }
     # Runs of 1 to 3 equal actions show every pair of actions in a row, so that no action can be
-    # guessed from the one before. Other names: constant (uses `action`), always_stay, always_move,
-    # alternate, double_move, triple_move.
-    config.selector = {"name": "random_duration", "min_steps": 1, "max_steps": 3, "action": 0}
+    # guessed from the one before. Other names: constant (repeats `action`), sequence (repeats
+    # `actions`), always_stay, always_move, alternate, double_move, triple_move, and recorded (takes
+    # the actions of the session in the folder `session`, and ends with them).
+    config.selector = {
+        "name": "random_duration",
+        "min_steps": 1,
+        "max_steps": 3,
+        "action": 0,
+        "actions": (),
+        "session": "",
+    }
     config.session = {
         # Default is the name of the folder.
         "name": config_dict.placeholder(str),

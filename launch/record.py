@@ -96,7 +96,9 @@ def record_session(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
     episode_lengths(config.steps, config.episodes)  # bad numbers end here, before anything is made
     options = config.session
     robot = build_robot(config)
-    select = selectors.make_selector(**{**config.selector, "seed": config.seed})
+    select = selectors.make_selector(
+        **config.selector, action_space=robot.action_space, seed=config.seed
+    )
     app.prepare_workdir(workdir, config)
     try:
         with SessionWriter(

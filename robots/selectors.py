@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from attn_jax.core.errors import ConfigError
-from attn_jax.data.sessions import ACTION, SessionReader
+from attn_jax.core.errors import ConfigError, SessionError
+from attn_jax.data.sessions import ACTION, SessionReader, action_index
 
 Action = Mapping[str, Any]
 
@@ -42,21 +42,16 @@ class Selector(Protocol):
 
 def constant(action: Action) -> Selector:
     """Always the same action."""
-    return lambda observation, action_space, history: action
+    return sequence([action])
 
 
 def sequence(actions: Sequence[Action]) -> Selector:
     """The given actions over and over; raises ConfigError when there are none."""
     if not actions:
-        raise ConfigError("a sequence selector needs at least one action")
+        raise ConfigError(
+            "a sequence needs at least one action", fix="For example --config.selector.actions=1,0"
+        )
     return lambda observation, action_space, history: actions[len(history) % len(actions)]
-
-
-def predefined(name: str) -> Selector:
-    """One of `SEQUENCES` by name; raises ConfigError for another name."""
-    if name not in SEQUENCES:
-        raise ConfigError(f"unknown sequence {name!r}", fix=f"Use one of {', '.join(SEQUENCES)}")
-    return sequence([{"action": code} for code in SEQUENCES[name]])
 
 
 def random_duration(min_steps: int = 5, max_steps: int = 15, seed: int = 0) -> Selector:
@@ -117,25 +112,55 @@ def from_features_function(function: Callable[..., tuple[Action, list[Any]]]) ->
 
 
 def make_selector(
-    name: str, *, seed: int, min_steps: int = 5, max_steps: int = 15, action: int = 0
+    name: str,
+    action_space: Sequence[Action],
+    *,
+    seed: int,
+    min_steps: int = 5,
+    max_steps: int = 15,
+    action: int = 0,
+    actions: Sequence[int] = (),
+    session: str = "",
 ) -> Selector:
     """Selector by name.
 
     Args:
-      name: `random_duration`, `constant` or a name of `SEQUENCES`.
+      name: `random_duration`, `constant`, `sequence`, `recorded` or a name of `SEQUENCES`.
+      action_space: of the robot.
       seed: of `random_duration`.
       min_steps: of `random_duration`.
       max_steps: of `random_duration`.
       action: code that `constant` repeats.
+      actions: codes that `sequence` repeats.
+      session: folder whose actions `recorded` takes.
 
     Raises:
-      ConfigError: unknown name or bad value.
+      ConfigError: unknown name, bad value, or an action that the robot does not have.
+      SessionError: the session is missing or corrupt.
     """
+    known = ("random_duration", "constant", "sequence", "recorded", *SEQUENCES)
+    if name not in known:
+        raise ConfigError(f"unknown selector {name!r}", fix=f"Use one of {', '.join(known)}")
     if name == "random_duration":
         return random_duration(min_steps, max_steps, seed)
-    if name == "constant":
-        return constant({"action": action})
-    if name in SEQUENCES:
-        return predefined(name)
-    known = ("random_duration", "constant", *SEQUENCES)
-    raise ConfigError(f"unknown selector {name!r}", fix=f"Use one of {', '.join(known)}")
+    if name == "recorded":
+        if not session:
+            raise ConfigError(
+                "selector recorded needs a session", fix="Give --config.selector.session=FOLDER"
+            )
+        reader = SessionReader(session)
+        _require([e.data for e in reader.events if e.type == ACTION], action_space, session)
+        return recorded(reader)
+    codes = {"constant": (action,), "sequence": tuple(actions)} | SEQUENCES
+    chosen = [{"action": code} for code in codes[name]]
+    _require(chosen, action_space, f"selector {name}")
+    return sequence(chosen)
+
+
+def _require(actions: Sequence[Action], action_space: Sequence[Action], where: str) -> None:
+    """Raises ConfigError for an action that is not in the space."""
+    for action in actions:
+        try:
+            action_index(action, action_space)
+        except SessionError as error:
+            raise ConfigError(error.what, where=where, fix=error.fix) from error

@@ -63,6 +63,24 @@ def test_named_session_with_another_selector(tmp_path):
     assert SessionReader(tmp_path / "s").meta["session_name"] == "moves"
 
 
+def test_a_sequence_of_ones_own(tmp_path):
+    settings = config()
+    settings.selector.update({"name": "sequence", "actions": (1, 1, 1, 0)})
+    assert record.main(settings, tmp_path / "s")["action_counts"] == (2, 6)
+
+
+def test_recorded_actions_give_the_recorded_session_again(tmp_path):
+    record.main(config(seed=4), tmp_path / "s")
+    settings = config(seed=4, steps=50)
+    settings.selector.update({"name": "recorded", "session": str(tmp_path / "s")})
+    assert record.main(settings, tmp_path / "again")["observations"] == 9
+    pictures = [
+        [file.read_bytes() for file in sorted((tmp_path / name / "frames").iterdir())]
+        for name in ("s", "again")
+    ]
+    assert pictures[0] == pictures[1]
+
+
 def test_existing_session_is_refused_untouched(tmp_path):
     record.main(config(), tmp_path / "s")
     before = {path: path.read_bytes() for path in (tmp_path / "s").rglob("*") if path.is_file()}
@@ -78,6 +96,8 @@ def test_existing_session_is_refused_untouched(tmp_path):
         ("robot.name", "jetbot"),
         ("selector.name", "greedy"),
         ("selector.min_steps", 9),
+        ("selector.name", "sequence"),
+        ("selector.name", "recorded"),
         ("steps", 0),
         ("session.image_format", "bmp"),
     ],

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_jax.core.errors import ConfigError
+from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.data.sessions import SessionReader
 from robots import selectors
 from tests import testing
@@ -45,7 +45,7 @@ def test_sequence_cycles_with_the_history():
     ],
 )
 def test_predefined(name, expected):
-    assert run(selectors.make_selector(name, seed=0), 5) == expected
+    assert run(selectors.make_selector(name, SPACE, seed=0), 5) == expected
 
 
 @given(st.integers(1, 4), st.integers(0, 4), st.integers(0, 99))
@@ -86,9 +86,40 @@ def test_foreign_selectors():
 
 
 def test_unknown_name():
-    with pytest.raises(ConfigError, match="random_duration, constant, always_stay"):
-        selectors.make_selector("greedy", seed=0)
-    assert run(selectors.make_selector("constant", seed=0, action=1), 1) == [1]
+    with pytest.raises(ConfigError, match="random_duration, constant, sequence, recorded, always"):
+        selectors.make_selector("greedy", SPACE, seed=0)
+
+
+def test_by_name(tmp_path):
+    session = fake_sessions.write_session(tmp_path / "s", 4)
+
+    def chosen(name, **options):
+        return run(selectors.make_selector(name, SPACE, seed=3, **options), 3)
+
+    assert chosen("constant", action=1) == [1, 1, 1]
+    assert chosen("sequence", actions=(0, 1)) == [0, 1, 0]
+    assert chosen("recorded", session=str(session)) == [0, 1, 0]
+    expected = run(selectors.random_duration(2, 4, 3), 3)
+    assert chosen("random_duration", min_steps=2, max_steps=4) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sequence", {}, "at least one action.*selector.actions"),
+        ("sequence", {"actions": (1, 2)}, r"sequence: unknown action {'action': 2}.*space is"),
+        ("constant", {"action": 7}, r"constant: unknown action {'action': 7}"),
+        ("recorded", {}, "needs a session.*selector.session"),
+        ("recorded", {"session": "SESSION"}, r"unknown action {'action': 1}"),
+        ("recorded", {"session": "nowhere"}, "not a session"),
+    ],
+)
+def test_bad_choices_end_before_the_recording(tmp_path, name, options, message):
+    session = fake_sessions.write_session(tmp_path / "s", 4)
+    options = {key: str(session) if v == "SESSION" else v for key, v in options.items()}
+    space = SPACE[:1] if name == "recorded" else SPACE  # the session holds an action more
+    with pytest.raises(InputError, match=message):
+        selectors.make_selector(name, space, seed=0, **options)
 
 
 if __name__ == "__main__":
