@@ -3,6 +3,7 @@ import json
 import pytest
 
 from attn_jax.core.errors import ConfigError, DiskFullError, SessionError
+from attn_jax.data import quota
 from attn_jax.data.session_check import validate_session
 from attn_jax.data.sessions import SessionReader
 from configs import tabletop
@@ -116,6 +117,23 @@ def test_disk_limit(tmp_path):
     with pytest.raises(DiskFullError, match="max_disk_gb"):
         record.main(settings, tmp_path / "s")
     assert validate_session(tmp_path / "s").observations > 5
+
+
+def test_reclaiming_spares_what_is_protected(tmp_path):
+    for name in ("kept", "old", "young"):
+        record.main(config(), tmp_path / name)
+    settings = config()
+    settings.session.update(
+        {
+            "max_disk_gb": (quota.root_bytes(tmp_path) + 2000) / 1e9,
+            "reclaim": True,
+            "reclaim_dry_run": False,
+            "protect": ("ke*",),
+        }
+    )
+    record.main(settings, tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "new", "young"]
+    assert validate_session(tmp_path / "kept").ok and validate_session(tmp_path / "new").ok
 
 
 def test_tabletop_command_line(tmp_path):

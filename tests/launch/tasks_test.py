@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from attn_jax.core.errors import ConfigError, SessionError
+from attn_jax.data.frames import load_frames
 from attn_jax.data.parts import Part
 from attn_jax.data.session_writer import SessionWriter
 from configs import canvas as canvas_config
@@ -65,6 +66,8 @@ def test_a_world_of_any_size_is_trained_and_measured(tmp_path):
 def test_training_and_validation_share_no_frame(session):
     train, held_out = tasks.hold_out(Part("dot", session), 0.15)
     assert (train.start, train.stop, held_out.start, held_out.stop) == (0, 34, 34, 40)
+    steps = [set(load_frames(part).steps) for part in (train, held_out)]
+    assert not steps[0] & steps[1] and steps[0] | steps[1] == set(range(0, 80, 2))
     built = tasks.build(tiny(session))
     assert built.metadata["train_canvases"] == 32
     assert built.metadata["validation_canvases"] == 4
