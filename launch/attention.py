@@ -44,6 +44,11 @@ from launch.attention_convert import convert, inspect_seed
 
 USAGE = "Use: launch.attention inspect|verify RECORD, convert SOURCE TARGET, or overlay RUN"
 
+LEGEND = (
+    "shape: call x denoise x layer x head x query x key; error: largest absolute one, measured "
+    "while writing; bound: the largest that the codec can make"
+)
+
 CAMERAS = flags.DEFINE_list(
     "cameras",
     None,
@@ -123,18 +128,19 @@ def show_summary(summary: dict[str, Any], console: rich.console.Console) -> None
         console.print(f"[bold]{episode['name']}[/bold]: {episode['calls']} calls{span}, {state}")
         for key, value in episode["info"].items():
             console.print(f"  {key}: {value}", markup=False)
-        table = _table("record", "shape", "codec", "error", "row sums", "size")
+        table = _table("record", "shape", "codec", "error", "bound", "row sums", "size")
         for name, record in episode["records"].items():
             table.add_row(
                 name,
                 " x ".join(map(str, record["shape"])),
                 record["codec"],
                 f"{record['max_abs_error']:.2g}",
+                f"{record['bound_max_abs_error']:.2g}",
                 "" if record["row_sum_error"] is None else f"1±{record['row_sum_error']:.1g}",
                 _size(record["bytes"]),
             )
         console.print(table)
-        console.print("shape: call x denoise x layer x head x query x key; error: largest absolute")
+        console.print(LEGEND)
         for name, record in episode["records"].items():
             console.print(
                 f"{name}: layers {_ranges(record['layers'])}; "
@@ -170,7 +176,7 @@ def show_report(report: VerifyReport, console: rich.console.Console) -> None:
     """Prints what `verify` found."""
     for episode in report.episodes:
         console.print(f"{episode.name}: {episode.num_calls} calls")
-        table = _table("record", "shape", "codec", "error", "row sums", "size")
+        table = _table("record", "shape", "codec", "error", "bound", "row sums", "size")
         for record in episode.records:
             error = record.max_row_sum_error
             table.add_row(
@@ -178,10 +184,13 @@ def show_report(report: VerifyReport, console: rich.console.Console) -> None:
                 " x ".join(map(str, record.shape)),
                 record.codec,
                 f"{record.max_abs_error:.2g}",
+                f"{record.error_bound:.2g}",
                 "" if error is None else f"1±{error:.1g}",
                 _size(record.num_bytes),
             )
         console.print(table)
+    if report.episodes:
+        console.print(LEGEND)
     for note in report.notes:
         console.print(f"note: {note}", markup=False)
     for problem in report.problems:

@@ -25,6 +25,7 @@ from attn_jax.probe.select import Selection
 
 SCHEMA_VERSION = 1
 RUN, META, EPISODES = "run.json", "meta.json", "episodes"
+MEASURED = "measured_max_abs_error"  # attribute of a codec; what it is bounded by stands beside it
 
 
 def start_run(

@@ -90,6 +90,7 @@ class RecordWriter:
         self._codec, self._compact, self._episode = codec, valid_keys_only, episode
         self._info = dict(info or {})
         self._meta: dict[str, Any] | None = None
+        self._stated: dict[str, float] = {}  # record name -> error that its attributes admit
         self._arrays: dict[str, ts.TensorStore] = {}
         meta = self.folder / schema.META
         if meta.is_file() and arrays.read_json(meta).get("complete"):
@@ -186,10 +187,9 @@ class RecordWriter:
             with arrays.disk_errors(self.folder):
                 for name in sorted(self._arrays):
                     arrays.resize(self.folder / name, self._arrays[name], self._log.num_calls)
+            largest = self._largest_errors()
             for name, entry in meta["arrays"].items():
-                entry["codec"]["measured_max_abs_error"] = max(
-                    (commit.max_abs_error[name] for commit in self._log.commits), default=0.0
-                )
+                entry["codec"][schema.MEASURED] = largest[name]
                 schema.write_group(self.folder / name, entry)
             meta["info"] |= dict(info or {})
             meta["env_step"] = [commit.env_step for commit in self._log.commits]
@@ -233,6 +233,7 @@ class RecordWriter:
         meta = arrays.read_json(self.folder / schema.META)
         meta["info"] |= self._info
         self._meta = meta
+        self._stated = self._largest_errors()
         for key in self._log.commits[-1].crc32:
             arrays.discard_from(self.folder / key, self._log.num_calls)
             self._arrays[key] = arrays.open_array(self.folder / key, write=True)
@@ -258,6 +259,7 @@ class RecordWriter:
             for name in coded
         }
         layouts, layout = self._describe(records, coded)
+        self._state_errors(errors)
         crc32: dict[str, str] = {}
         with arrays.disk_errors(self.folder):
             for name, encoded in coded.items():
@@ -269,6 +271,24 @@ class RecordWriter:
                             self.folder / key, self._arrays[key], call, data[0]
                         )
             self._log.append(Commit(call, env_step, crc32, errors, layouts, layout))
+
+    def _state_errors(self, errors: Mapping[str, float]) -> None:
+        """Raises what the attributes say before a call with a larger error is committed.
+
+        So they never say less than what readers may find, closed or not.
+        """
+        assert self._meta is not None
+        for name, error in errors.items():
+            if name not in self._stated or error > self._stated[name]:
+                entry = self._meta["arrays"][name]
+                codec = entry["codec"] | {schema.MEASURED: error}
+                schema.write_group(self.folder / name, entry | {"codec": codec})
+                self._stated[name] = error
+
+    def _largest_errors(self) -> dict[str, float]:
+        """Record name -> largest error of the committed calls."""
+        by_call = [commit.max_abs_error for commit in self._log.commits]
+        return {name: max(call[name] for call in by_call) for name in by_call[0]} if by_call else {}
 
     def _encode(self, record: AttentionRecord, values: Any) -> codecs.Encoded:
         if isinstance(values, codecs.Encoded):

@@ -67,6 +67,7 @@ def _record(reader: RecordReader, name: str, calls: list[int]) -> dict[str, Any]
         "keys": _axis(record, "key"),
         "codec": codec["name"],
         "error_bound": codec["bound"],
+        "bound_max_abs_error": codec["bound_max_abs_error"],
         "max_abs_error": max(errors, default=0.0),
         "bytes": sum(file.stat().st_size for file in files),
         "row_sum_error": None,

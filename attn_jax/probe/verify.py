@@ -38,6 +38,7 @@ class RecordSummary:
       shape: (call, denoise, layer, head, query, key).
       codec: how values are encoded.
       max_abs_error: largest error of encoding over all calls, as measured when it was written.
+      error_bound: the largest error that the codec can make of a probability.
       max_row_sum_error: largest distance of a row sum from 1; None where rows are not whole.
       num_bytes: size of its committed calls on disk.
     """
@@ -46,6 +47,7 @@ class RecordSummary:
     shape: tuple[int, ...]
     codec: str
     max_abs_error: float
+    error_bound: float
     max_row_sum_error: float | None
     num_bytes: int
 
@@ -169,15 +171,29 @@ def _verify_record(
     for text, calls in found.items():
         more = ", ..." if len(calls) > 8 else ""
         problems.append(f"{place}: {text} (call {', '.join(map(str, calls[:8]))}{more})")
-    measured = [commit.max_abs_error.get(name, 0.0) for commit in reader.commits]
+    error = max((commit.max_abs_error.get(name, 0.0) for commit in reader.commits), default=0.0)
+    problems += [f"{place}: {text}" for text in _stated(reader, name, error)]
     return RecordSummary(
         name,
         record.shape,
         record.values.codec,
-        max(measured, default=0.0),
+        error,
+        codecs.BOUNDS[record.values.codec].max_abs,
         row_sum_error,
         num_bytes,
     )
+
+
+def _stated(reader: RecordReader, name: str, error: float) -> list[str]:
+    """Attributes that say less than the commits do; an older record may say nothing till closed."""
+    found = []
+    for place in ("", "values"):
+        path = reader.folder / name / place / arrays.METADATA
+        codec = arrays.read_json(path).get("attributes", {}).get("codec", {})
+        stated = codec.get(schema.MEASURED, None if reader.complete else error)
+        if stated is None or stated < error:
+            found.append(f"attributes {place or 'of the group'} state an error of {stated}")
+    return [f"{text}, the commit log of {error:.3g}" for text in found]
 
 
 def _structure(reader: RecordReader, name: str, record: AttentionRecord) -> list[str]:

@@ -6,11 +6,13 @@ import threading
 
 import numpy as np
 import pytest
+import zarr
 
-from attn_jax.core.errors import RecordError
+from attn_jax.core.errors import DiskFullError, RecordError
 from attn_jax.probe import arrays
 from attn_jax.probe.schema import episode_folder
 from attn_jax.probe.store import RecordReader, RecordWriter
+from attn_jax.probe.verify import verify
 from tests import testing
 from tests.probe.fake_records import call, expected, maps, write
 
@@ -78,6 +80,66 @@ def test_resume_goes_on_after_the_last_committed_call(tmp_path):
     for file in sorted(whole.rglob("*")):
         if file.is_file() and file.name != "meta.json":
             assert (folder / file.relative_to(whole)).read_bytes() == file.read_bytes(), file
+
+
+# Just below the middle between two neighbouring halves above 1/2: the largest error there is.
+HARD_ROW = np.array([0.500244, 0.499756, 0, 0, 0, 0, 0], np.float32)
+
+
+def stated(run):
+    """What the attributes of the group and of its values say."""
+    folder = episode_folder(run, 0)
+    said = [
+        zarr.open(path, mode="r").attrs["codec"].get("measured_max_abs_error")
+        for path in (folder / "suffix", folder / "suffix" / "values")
+    ]
+    assert said[0] == said[1]
+    return said[0]
+
+
+def test_attributes_state_the_error_before_the_episode_is_closed(tmp_path):
+    # More calls than the array has room for at first: growing it must keep the attributes.
+    numbers = range(arrays.INITIAL_CALLS + 3)
+    sharp = call(numbers[-1])
+    sharp["suffix"].values[0, 0, 0, 0, 5] = HARD_ROW
+    writer = RecordWriter(tmp_path)
+    largest = []
+    for number in numbers:
+        writer.append(sharp if number == numbers[-1] else call(number), env_step=number)
+        writer.flush()
+        decoded = np.asarray(RecordReader(tmp_path).record("suffix").values[number])
+        given = sharp["suffix"].values if number == numbers[-1] else maps(number)
+        largest.append(np.abs(decoded - given[0]).max())
+        assert stated(tmp_path) == max(largest)
+    assert largest[-1] > max(largest[:-1]) and len(set(largest)) > 5
+    writer.abort()  # as a crash leaves it
+    assert stated(tmp_path) == largest[-1] and verify(tmp_path).ok
+    with RecordWriter(tmp_path) as again:
+        again.append(call(0), env_step=number)
+    assert stated(tmp_path) == largest[-1] and RecordReader(tmp_path).complete
+
+
+def test_a_call_that_is_not_committed_may_only_make_the_stated_error_larger(tmp_path, monkeypatch):
+    writer = RecordWriter(tmp_path)
+    writer.append(call(0), env_step=0)
+    writer.flush()
+    before = stated(tmp_path)
+
+    def fails(*_):
+        raise OSError(28, "no space")
+
+    sharp = call(1)
+    sharp["suffix"].values[0, 0, 0, 0, 5] = HARD_ROW
+    with monkeypatch.context() as patch:
+        patch.setattr(arrays, "write_call", fails)
+        writer.append(sharp, env_step=1)
+        with pytest.raises(DiskFullError):
+            writer.flush()
+    writer.abort()
+    assert stated(tmp_path) > before and verify(tmp_path).ok
+    with RecordWriter(tmp_path):
+        pass
+    assert stated(tmp_path) == before
 
 
 def test_an_attempt_without_commits_is_started_afresh(tmp_path):

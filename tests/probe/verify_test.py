@@ -207,6 +207,23 @@ def test_damaged_commit_log(tmp_path):
     assert problem(tmp_path).startswith("episode_00000/commits.jsonl: line 2")
 
 
+@pytest.mark.parametrize("place", ["", "values"])
+def test_attributes_that_state_too_small_an_error(tmp_path, place):
+    folder = write(tmp_path)
+    path = folder / "s" / place / "zarr.json"
+    data = json.loads(path.read_text())
+    codec = data["attributes"]["codec"]
+    assert 0 < codec["measured_max_abs_error"] <= codec["bound_max_abs_error"]
+    (said,) = [r.max_abs_error for r in verify(tmp_path).episodes[0].records if r.name == "s"]
+    assert said == codec["measured_max_abs_error"]
+    codec["measured_max_abs_error"] /= 2
+    path.write_text(json.dumps(data))
+    assert f"attributes {place or 'of the group'} state an error of" in problem(tmp_path)
+    del codec["measured_max_abs_error"]
+    path.write_text(json.dumps(data))
+    assert "state an error of None, the commit log of" in problem(tmp_path)
+
+
 def test_lost_metadata(tmp_path):
     folder = write(tmp_path)
     (folder / "s" / "values" / "zarr.json").unlink()
