@@ -2,11 +2,11 @@
 
     python -m benchmarks.store [--small] [--json]
 
-Prints, per format: bytes on disk; write rate in megabytes of float32 per second, from arrays in
-memory until fsync; latency of reading one (call, denoise, layer, head) map (query, key), warm (file
-open) and with a fresh open, from the page cache; peak memory while writing 2 GB of float32. Formats
-take turns, numbers are medians over the rounds. Ratios are against torch.save with a memory-mapped
-load, or against HDF5 where torch is not installed.
+Prints, per format: bytes before compression and on disk; write rate in megabytes of float32 per
+second, from arrays in memory until fsync; latency of reading one (call, denoise, layer, head) map
+(query, key), warm (file open) and with a fresh open, from the page cache; peak memory while writing
+2 GB of float32. Formats take turns, numbers are medians over the rounds. Ratios are against
+torch.save with a memory-mapped load, or against HDF5 where torch is not installed.
 
 The maps are synthetic: softmax of normal logits over 706 of 1018 keys, the rest exactly 0. Real
 maps are smoother and compress better. Ours encodes inside a compiled program, as in use.
@@ -49,6 +49,7 @@ RSS_OF = flags.DEFINE_string("rss_of", None, "Internal: write in this process, p
 
 OURS = {
     "ours float32": "dtype=float32",
+    "ours float32, valid keys": "dtype=float32;valid_keys_only",
     "ours float16": "dtype=float16",
     "ours float16, valid keys": "dtype=float16;valid_keys_only",
     "ours u8row": "dtype=u8row",
@@ -119,6 +120,12 @@ def open_ours(folder: pathlib.Path) -> Iterator[Reader]:
     """Opens our store."""
     values = RecordReader(folder).record("suffix").values
     yield lambda call, step, layer, head: values[call, step, layer, head]
+
+
+def raw_bytes(folder: pathlib.Path, size: Size) -> int:
+    """Bytes of what our store was given to compress: the codes of the kept keys, and the scales."""
+    codes, scale = RecordReader(folder).record("suffix").values.codes(0)
+    return size.calls * (codes.nbytes + (0 if scale is None else scale.nbytes))
 
 
 def write_torch(folder: pathlib.Path, calls: Iterator[Any], size: Size) -> None:
@@ -197,9 +204,11 @@ def measure(size: Size, rounds: int, folder: pathlib.Path) -> dict[str, dict[str
     """Times every format in turns.
 
     Returns:
-      Name -> bytes, write_mb_s, slice_warm_ms, slice_fresh_ms, max_abs_error.
+      Name -> raw_bytes (before compression), bytes, write_mb_s, slice_warm_ms, slice_fresh_ms,
+      max_abs_error.
     """
     calls = [jax.numpy.asarray(make_maps(size, seed)) for seed in range(size.calls)]
+    whole = size.calls * size.call_bytes
     samples: dict[str, dict[str, list[float]]] = {}
     for round_ in range(rounds + 1):  # the first round compiles and is thrown away
         for name, (write, open_) in formats().items():
@@ -208,6 +217,7 @@ def measure(size: Size, rounds: int, folder: pathlib.Path) -> dict[str, dict[str
             write(target, iter(calls), size)
             seconds = time.perf_counter() - started
             sample = {
+                "raw_bytes": raw_bytes(target, size) if name in OURS else whole,
                 "bytes": sum(f.stat().st_size for f in target.rglob("*") if f.is_file()),
                 "write_mb_s": size.call_bytes * size.calls / seconds / 1e6,
                 **_read_times(open_, target, size, calls, seed=round_),
@@ -298,14 +308,24 @@ def render(table: dict[str, dict[str, float]], reference: str, size: Size) -> st
     """The table as text, with ratios above 1 where a format is better than the reference."""
     base = table[reference]
     shape = " x ".join(map(str, (size.calls, *size.shape)))
-    head = ("format", "MB", "write MB/s", "slice ms", "fresh ms", "max error", "peak MB (+)")
+    head = (
+        "format",
+        "raw MB",
+        "MB",
+        "write MB/s",
+        "slice ms",
+        "fresh ms",
+        "max error",
+        "peak MB (+)",
+    )
     lines = [
-        f"{shape} float32; (x) = times better than {reference}",
+        f"{shape} float32; (x) = times better than {reference}; raw MB = before compression",
         f"peak memory while writing {FULL.rss_bytes / 1e6:.0f} MB, (+) above that of one call",
-        "{:26}{:>15}{:>16}{:>17}{:>17}{:>10}{:>14}".format(*head),
+        "{:26}{:>15}{:>15}{:>16}{:>17}{:>17}{:>10}{:>14}".format(*head),
     ]
     for name, row in table.items():
         cells = [
+            f"{row['raw_bytes'] / 1e6:.1f} ({base['raw_bytes'] / row['raw_bytes']:.1f}x)",
             f"{row['bytes'] / 1e6:.1f} ({base['bytes'] / row['bytes']:.1f}x)",
             f"{row['write_mb_s']:.0f} ({row['write_mb_s'] / base['write_mb_s']:.1f}x)",
             f"{row['slice_warm_ms']:.2f} ({base['slice_warm_ms'] / row['slice_warm_ms']:.2g}x)",
@@ -315,7 +335,7 @@ def render(table: dict[str, dict[str, float]], reference: str, size: Size) -> st
         if "peak_mb" in row:
             peak = f"{row['peak_mb']:.0f} (+{row['added_peak_mb']:.0f})"
         lines.append(
-            "{:26}{:>15}{:>16}{:>17}{:>17}".format(name, *cells)
+            "{:26}{:>15}{:>15}{:>16}{:>17}{:>17}".format(name, *cells)
             + f"{row['max_abs_error']:>10.1e}{peak:>14}"
         )
     return "\n".join(lines)

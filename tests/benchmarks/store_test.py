@@ -28,6 +28,15 @@ def test_smaller_codecs_take_less_room(table):
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_bytes_before_compression_follow_from_the_shapes(table):
+    maps = SIZE.calls * int(np.prod(SIZE.shape[:-1]))
+    raw = {name: row["raw_bytes"] for name, row in table.items()}
+    assert raw["ours float32"] == raw[store.HDF5] == 4 * maps * SIZE.shape[-1]
+    assert raw["ours float32, valid keys"] == 4 * maps * SIZE.valid_keys
+    assert raw["ours float16, valid keys"] == 2 * maps * SIZE.valid_keys
+    assert raw["ours u8row"] == maps * (SIZE.shape[-1] + 4)  # a float32 scale per row
+
+
 def test_maps_are_attention():
     maps = store.make_maps(SIZE, 0)
     assert maps.shape == (1, *SIZE.shape) and (maps[..., SIZE.valid_keys :] == 0).all()
@@ -38,7 +47,7 @@ def test_table_has_a_line_per_format_and_ratios(table):
     lines = store.render(table, store.HDF5, SIZE).splitlines()
     assert len(lines) == 3 + len(table)
     reference = next(line for line in lines if line.startswith(store.HDF5))
-    assert reference.count("(1.0x)") == 2 and "not measured" in reference
+    assert reference.count("(1.0x)") == 3 and "not measured" in reference
 
 
 if __name__ == "__main__":
