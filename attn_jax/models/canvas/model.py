@@ -19,6 +19,7 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from attn_jax.core.canvas import CanvasGeometry, patchify
 from attn_jax.core.errors import ConfigError
@@ -107,12 +108,84 @@ class MaskPlan:
       visible_valid: (b, v) False on padding; padding is never attended to.
       masked: (b, m) patches to paint.
       masked_valid: (b, m) False on padding.
+
+    Padding holds any patch number that exists; without it no patch of a sample is named twice, so
+    that no patch is painted whose content is seen.
     """
 
     visible: Int[Array, "b v"]
     visible_valid: Bool[Array, "b v"]
     masked: Int[Array, "b m"]
     masked_valid: Bool[Array, "b m"]
+
+    def check(self, batch: int, num_patches: int, *, complete: bool = False) -> None:
+        """Refuses a plan that does not fit; looks at values only where they are known.
+
+        Inside jit the arguments of the compiled function have shapes and dtypes but no values.
+
+        Args:
+          batch: number of canvases.
+          num_patches: patches of a canvas.
+          complete: whether every patch must be named exactly once, padding included.
+
+        Raises:
+          ConfigError: with the field, and the sample and patch where there is one.
+        """
+        for name in ("visible", "masked"):
+            index, valid = getattr(self, name), getattr(self, f"{name}_valid")
+            kinds = ((name, index, "iu"), (f"{name}_valid", valid, "b"))
+            for field, value, kind in kinds:
+                if value.dtype.kind not in kind:
+                    wanted = "bool" if kind == "b" else "whole numbers"
+                    raise ConfigError(
+                        f"holds {value.dtype} instead of {wanted}", where=_plan(field)
+                    )
+                if value.ndim != 2 or value.shape[0] != batch:
+                    raise ConfigError(
+                        f"has shape {value.shape} for {batch} canvases, expected ({batch}, count)",
+                        where=_plan(field),
+                    )
+            if index.shape != valid.shape:
+                raise ConfigError(
+                    f"has shape {valid.shape}, {name} has {index.shape}",
+                    where=_plan(f"{name}_valid"),
+                )
+        if not self.masked.shape[1]:
+            raise ConfigError("names no patch to paint", where=_plan("masked"))
+        named = self.visible.shape[1] + self.masked.shape[1]
+        if complete and named != num_patches:
+            raise ConfigError(
+                f"names {named} of {num_patches} patches, padding included",
+                where="mask plan",
+                fix="The prediction of all patches needs each of them once",
+            )
+        fields = (self.visible, self.masked, self.visible_valid, self.masked_valid)
+        if any(isinstance(field, Tracer) for field in fields):
+            return
+        for name, index in (("visible", self.visible), ("masked", self.masked)):
+            index = np.asarray(index)
+            wrong = np.argwhere((index < 0) | (index >= num_patches))
+            if len(wrong):
+                sample, place = wrong[0]
+                raise ConfigError(
+                    f"sample {sample} names patch {index[sample, place]}, the canvas has patches"
+                    f" 0 to {num_patches - 1}",
+                    where=_plan(name),
+                )
+        counted = np.concatenate([np.asarray(f) for f in fields[2:]], axis=1) | complete
+        patches = np.concatenate([np.asarray(f) for f in fields[:2]], axis=1)
+        for sample, row in enumerate(patches):
+            times = np.bincount(row[counted[sample]], minlength=num_patches)
+            if times.max() > 1:
+                raise ConfigError(
+                    f"sample {sample} names patch {times.argmax()} {times.max()} times",
+                    where="mask plan",
+                    fix="Name every patch once, as visible or as masked; padding is marked invalid",
+                )
+
+
+def _plan(field: str) -> str:
+    return f"mask plan, field {field!r}"
 
 
 class CanvasModel(nn.Module):
@@ -219,6 +292,9 @@ class CanvasModel(nn.Module):
 
         Returns:
           (b, m, p) unclamped values of the masked patches, in the order of the plan.
+
+        Raises:
+          ConfigError: a canvas or a plan that does not fit, see `MaskPlan.check`.
         """
         c = self.config
         if all_patches and c.decode != "full":
@@ -232,6 +308,7 @@ class CanvasModel(nn.Module):
             masked: Any = c.geometry.target_patches()
             valid = None
         else:
+            plan.check(canvas.shape[0], c.geometry.num_patches, complete=all_patches)
             visible, masked = plan.visible, plan.masked
             ones = jnp.ones((canvas.shape[0], 1), bool)
             valid = jnp.concatenate([ones, plan.visible_valid, plan.masked_valid], axis=1)

@@ -126,6 +126,97 @@ def test_padding_of_a_plan_changes_nothing(decode):
     np.testing.assert_allclose(padded[:, : len(masked)], exact, atol=1e-5)
 
 
+def plan_arrays(batch: int = 2) -> dict[str, np.ndarray]:
+    """The plan that masks the target frame, as arrays that a test may spoil."""
+    out = {}
+    for name, index in (
+        ("visible", GEOMETRY.visible_patches()),
+        ("masked", GEOMETRY.target_patches()),
+    ):
+        out[name] = np.tile(np.asarray(index), (batch, 1))
+        out[f"{name}_valid"] = np.ones((batch, len(index)), bool)
+    return out
+
+
+def plan_of(arrays) -> MaskPlan:
+    """The plan as it is, past the checks that tests alone make when it is built."""
+    plan = object.__new__(MaskPlan)
+    for name, value in arrays.items():
+        object.__setattr__(plan, name, value)
+    return plan
+
+
+def test_plan_of_the_target_frame_is_the_default():
+    params, canvas = random_params(TINY), random_canvas()
+    plan = plan_of(plan_arrays())
+    for options in ({}, {"all_patches": True}):
+        np.testing.assert_allclose(
+            predict(TINY, params, canvas, plan, **options),
+            predict(TINY, params, canvas, **options),
+            atol=1e-6,
+        )
+
+
+@pytest.mark.parametrize(
+    ("field", "place", "value", "said"),
+    [
+        ("masked", (1, 2), GEOMETRY.num_patches, "'masked': sample 1 names patch 16, the canvas"),
+        ("visible", (0, 0), -1, "'visible': sample 0 names patch -1, the canvas has patches 0 to"),
+        ("visible", (1, 0), 1, "mask plan: sample 1 names patch 1 2 times"),
+        ("masked", (0, 1), 0, "mask plan: sample 0 names patch 0 2 times"),
+    ],
+)
+def test_plans_with_wrong_patches_are_refused_before_jit(field, place, value, said):
+    arrays = plan_arrays()
+    assert arrays[field][place] != value
+    arrays[field][place] = value
+    with pytest.raises(ConfigError, match=said):
+        predict(TINY, random_params(TINY), random_canvas(), plan_of(arrays))
+    # Padding may name a patch again, but none that does not exist.
+    arrays[f"{field}_valid"][place] = False
+    if 0 <= value < GEOMETRY.num_patches:
+        predict(TINY, random_params(TINY), random_canvas(), plan_of(arrays))
+        with pytest.raises(ConfigError, match="2 times"):
+            predict(TINY, random_params(TINY), random_canvas(), plan_of(arrays), all_patches=True)
+    else:
+        with pytest.raises(ConfigError, match=f"'{field}': sample"):
+            predict(TINY, random_params(TINY), random_canvas(), plan_of(arrays))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("field", "change", "said"),
+    [
+        ("masked", lambda x: x[0], r"'masked': has shape \(4,\) for 2 canvases"),
+        ("masked", lambda x: x[:1], r"'masked': has shape \(1, 4\) for 2 canvases"),
+        ("visible", lambda x: x.astype(np.float32), "'visible': holds float32 instead of whole"),
+        ("masked_valid", lambda x: x.astype(np.int32), "'masked_valid': holds int32 instead of"),
+        ("visible_valid", lambda x: x[:, 1:], r"'visible_valid': has shape \(2, 11\), visible has"),
+    ],
+)
+def test_plans_of_a_wrong_shape_or_dtype_are_refused_while_tracing(field, change, said, compiled):
+    arrays = plan_arrays()
+    arrays[field] = change(arrays[field])
+    params, canvas = random_params(TINY), random_canvas()
+
+    def run(arrays):
+        return predict(TINY, params, canvas, plan_of(arrays))
+
+    with pytest.raises(ConfigError, match=said):
+        (jax.jit(run) if compiled else run)(arrays)
+
+
+def test_plans_that_paint_nothing_or_not_everything_are_refused():
+    params, canvas, arrays = random_params(TINY), random_canvas(), plan_arrays()
+    nothing = arrays | {name: arrays[name][:, :0] for name in ("masked", "masked_valid")}
+    with pytest.raises(ConfigError, match="'masked': names no patch to paint"):
+        predict(TINY, params, canvas, plan_of(nothing))
+    some = arrays | {name: arrays[name][:, 1:] for name in ("visible", "visible_valid")}
+    predict(TINY, params, canvas, plan_of(some))
+    with pytest.raises(ConfigError, match="names 15 of 16 patches, padding included"):
+        jax.jit(lambda p: predict(TINY, params, canvas, plan_of(p), all_patches=True))(some)
+
+
 @pytest.mark.parametrize("decode", ["full", "slot"])
 def test_layouts_describe_the_sown_maps(decode):
     config = dataclasses.replace(TINY, decode=decode)
