@@ -3,6 +3,11 @@
 Reads files only, so it runs where neither the model nor the data is. Of a canvas model:
 
     python -m launch.report --evaluation=EVAL --train=TRAIN_WORKDIR --output=report.html
+    [--heads=0,2] [--join_heads=mean|max|sum] [--join_patches=mean|max|sum] [--queries=frame1]
+    [--patches=0,5,8-10] [--quantile=0.95]
+
+The flags of the second line choose which attention is drawn; without them, the mean over all heads
+and over the predicted frame's patches that hold the object.
 
 Of a policy that was run over episodes, with what launch.aggregate found where that is given:
 
@@ -17,6 +22,7 @@ from absl import flags
 
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import PathLike
+from attn_jax.viz.canvas_attention import JOINS, View
 from attn_jax.viz.canvas_report import build_canvas_report
 from attn_jax.viz.canvas_run import load_canvas_run
 from attn_jax.viz.policy_report import build_policy_report
@@ -28,6 +34,20 @@ _EVALUATION = flags.DEFINE_string("evaluation", None, "Folder that launch.evalua
 _TRAIN = flags.DEFINE_string("train", None, "Training workdir of the evaluated model.")
 _ATTENTION = flags.DEFINE_string(
     "attention", None, "Attention record; default is the folder `attention` in --evaluation."
+)
+_HEADS = flags.DEFINE_list("heads", [], "Heads whose attention is drawn; without, all.")
+_JOIN_HEADS = flags.DEFINE_enum("join_heads", "mean", JOINS, "How heads become one map.")
+_JOIN_PATCHES = flags.DEFINE_enum(
+    "join_patches", "mean", JOINS, "How the maps of the asking patches become one overlay."
+)
+_QUERIES = flags.DEFINE_string(
+    "queries", None, "Frame whose patches ask: target, frame0, ...; without, the predicted one."
+)
+_PATCHES = flags.DEFINE_string(
+    "patches", None, "Asking patches of that frame, raster order, like 0,5,8-10."
+)
+_QUANTILE = flags.DEFINE_float(
+    "quantile", View.quantile, "Lines below this quantile of a layer are not drawn."
 )
 _RUN = app.define_run()
 _AGGREGATE = flags.DEFINE_string("aggregate", None, "Folder of launch.aggregate over --run.")
@@ -54,7 +74,21 @@ def main() -> dict[str, Any]:
         _TRAIN.value,
         _OUTPUT.value,
         attention=_ATTENTION.value,
+        view=_view(),
         budget=_MAX_BYTES.value,
+    )
+
+
+def _view() -> View:
+    if not all(head.isdecimal() for head in _HEADS.value):
+        raise ConfigError(f"--heads={','.join(_HEADS.value)} are no numbers", fix="Like 0,2")
+    return View(
+        tuple(int(head) for head in _HEADS.value),
+        _JOIN_HEADS.value,
+        _JOIN_PATCHES.value,
+        _QUERIES.value,
+        _PATCHES.value,
+        _QUANTILE.value,
     )
 
 
@@ -73,6 +107,7 @@ def write(
     output: PathLike,
     *,
     attention: PathLike | None = None,
+    view: View | None = None,
     budget: int = DEFAULT_BUDGET,
 ) -> dict[str, Any]:
     """Reads the folders, writes the page and its twin, says where they are.
@@ -82,13 +117,14 @@ def write(
       train: training workdir.
       output: HTML file to write.
       attention: record store, when it is not `attention` in the evaluation folder.
+      view: which attention is drawn.
       budget: largest size of the page, bytes.
 
     Returns:
       Paths of the page and the twin, and the verdict.
     """
     run = load_canvas_run(evaluation, train, attention)
-    report = build_canvas_report(run)
+    report = build_canvas_report(run, view)
     page, numbers = write_report(report, output, budget=budget)
     verdict = report.data["verdict"]
     print(f"{verdict['headline']} Report: {page}", flush=True)

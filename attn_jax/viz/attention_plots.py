@@ -147,7 +147,7 @@ def attention_matrix(
             spans.append((group.name, len(order), len(order) + len(places)))
             order.extend(places)
     rows = len(maps)
-    height = min(6.0, 1.55 + 0.2 * rows)
+    height = min(6.0, max(2.8, 1.55 + 0.2 * rows))  # less would cut off the words of the bar
     figure = style.new_figure(style.PAGE_WIDTH_IN, height)
     axes = style.tidy(figure.add_axes((0.1, 0.75 / height, 0.77, 1 - 1.1 / height)))
     axes.grid(False)
@@ -181,7 +181,7 @@ def attention_matrix(
     axes.set_title(title, fontsize=style.FONT_PT)
     bar_axes = figure.add_axes((0.885, 0.75 / height, 0.016, 1 - 1.1 / height))
     bar = figure.colorbar(image, cax=bar_axes)
-    bar.set_label(f"{label}, square-root scale", fontsize=style.SMALL_PT)
+    bar.set_label(f"{label},\nsquare-root scale", fontsize=style.SMALL_PT)
     bar.ax.tick_params(labelsize=style.SMALL_PT)
     return figure
 

@@ -33,8 +33,16 @@ _DIFFERENCE = (
 )
 
 
-def build_canvas_report(run: CanvasRun) -> Report:
-    """The whole report; sections without data say that they were not evaluated."""
+def build_canvas_report(run: CanvasRun, view: canvas_attention.View | None = None) -> Report:
+    """The whole report; sections without data say that they were not evaluated.
+
+    Args:
+      run: what training and evaluation left.
+      view: which part of the attention is shown.
+
+    Raises:
+      ConfigError: the view asks for heads, frames or patches that are not there.
+    """
     verdict = judge(run.evaluation)
     findings = canvas_attention.examine(run) if run.records else None
     sections = (
@@ -49,7 +57,7 @@ def build_canvas_report(run: CanvasRun) -> Report:
         Section(
             "attention",
             "Where it looks while predicting",
-            canvas_attention.blocks(run, findings)
+            canvas_attention.blocks(run, findings, view)
             if findings
             else (Text("Attention was not captured in this evaluation."),),
         ),

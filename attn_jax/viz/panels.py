@@ -232,6 +232,8 @@ def attention_panel(
 ) -> tuple[Figure, float]:
     """Where selected queries look: one column per picture, one row per map, queries outlined.
 
+    Pictures are drawn in grey, so that every colour is a weight: a green stripe would hide it.
+
     Args:
       pictures: (n, h, w, 3) model inputs.
       maps: (n, row, key) weights of the record's keys; a row is for example a layer.
@@ -245,13 +247,15 @@ def attention_panel(
       The figure, and the scale used.
     """
     size = (pictures.shape[1], pictures.shape[2])
+    grey = np.asarray(pictures, np.float64).mean(-1, keepdims=True)
+    pictures = np.broadcast_to(grey, pictures.shape).round().astype(np.uint8)
     heat = [[heatmap.layout_heat(layout, row, size) for row in per_picture] for per_picture in maps]
     if scale is None:
         scale = float(np.nanquantile(np.asarray(heat), 0.995))
     rows = [
         [
             heatmap.outline(
-                heatmap.overlay(picture, heat[column][number], scale=scale),
+                heatmap.overlay(picture, heat[column][number], scale=scale, share=0.6),
                 heatmap.token_boxes(layout, queries[column]),
                 width=max(1, size[1] // 224),
             )

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from attn_jax.core.errors import ConfigError
 from attn_jax.core.record import AttentionRecord
 from attn_jax.viz import canvas_attention
-from attn_jax.viz.report import Picture, plain
+from attn_jax.viz.report import Picture, Text, plain
 from tests import testing
 from tests.viz import canvas_runs
 
@@ -65,6 +66,7 @@ def test_all_figures_are_there_and_say_what_they_show(run, findings):
         "attention-overlay",
         "attention-lines",
         "attention-matrix",
+        "attention-overlay-encoder",
         "stripe-mass",
         "attention-budget",
     ]
@@ -89,7 +91,82 @@ def test_a_record_of_masked_queries_only_is_enough(run):
 def test_an_encoder_alone_still_has_a_table_and_a_budget(run):
     alone = _only(run, "encoder", run.records["encoder"])
     blocks = canvas_attention.blocks(alone, canvas_attention.examine(alone))
-    assert [type(block).__name__ for block in blocks] == ["Text", "Picture", "Picture"]
+    assert [type(block).__name__ for block in blocks] == ["Text", *["Picture"] * 3]
+    assert "patches of frame1 that are outlined" in blocks[1].caption
+
+
+def _weights(view, run, call=0):
+    """What an overlay shows, by the definition: (layer, key)."""
+    record = run.records["decoder"]
+    layout = record.layout
+    tokens = layout.tokens(view.queries or "target")[[0, 5]]
+    rows = [list(layout.axis_tokens("query")).index(t) for t in tokens]
+    heads = [record.heads.index(h) for h in view.heads or record.heads]
+    join = {"mean": np.mean, "max": np.max, "sum": np.sum}
+    values = np.asarray(record.values[call], np.float64)[0][:, heads][..., rows, :]
+    return join[view.join_patches](join[view.join_heads](values, axis=1), axis=1)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        canvas_attention.View(patches="0,5"),
+        canvas_attention.View((2,), patches="0,5", queries="frame0"),
+        canvas_attention.View((0, 3), "max", "sum", patches="0,5"),
+        canvas_attention.View((1, 2), "sum", "max", patches="0,5"),
+    ],
+)
+def test_a_view_chooses_what_is_drawn(run, findings, view, monkeypatch):
+    drawn, lines = [], []
+    panel = canvas_attention.panels.attention_panel
+    line = canvas_attention.attention_plots.attention_lines
+
+    def seen(pictures, maps, *rest, **named):
+        drawn.append(maps)
+        return panel(pictures, maps, *rest, **named)
+
+    def also_seen(picture, maps, *rest, **named):
+        lines.append((maps, named["quantile"]))
+        return line(picture, maps, *rest, **named)
+
+    monkeypatch.setattr(canvas_attention.panels, "attention_panel", seen)
+    monkeypatch.setattr(canvas_attention.attention_plots, "attention_lines", also_seen)
+    view = dataclasses.replace(view, quantile=0.9)
+    found = {b.name: b for b in canvas_attention.blocks(run, findings, view) if hasattr(b, "name")}
+    np.testing.assert_allclose(drawn[0][0], _weights(view, run), rtol=1e-6)
+    np.testing.assert_allclose(drawn[0][1], _weights(view, run, call=2), rtol=1e-6)
+    ((maps, quantile),) = lines
+    assert maps.shape == (2, 2, 57) and quantile == 0.9
+    assert "strongest 10\u202f%" in found["attention-lines"].caption
+    assert len(found["attention-matrix"].data["queries"]) == 2
+    overlay = found["attention-overlay"]
+    assert overlay.data["join_heads"] == view.join_heads and overlay.data["heads"]
+    assert ("yellow is a sum" in overlay.caption) == ("sum" in (view.join_heads, view.join_patches))
+    assert f"of {view.queries or 'the predicted frame'} that are outlined" in overlay.caption
+    assert "(numbers 0,5)" in overlay.caption
+    assert ("attention-overlay-encoder" in found) and len(drawn) == 2
+
+
+def test_frames_that_a_stream_did_not_record_are_named(run, findings):
+    view = canvas_attention.View(queries="target")
+    blocks = canvas_attention.blocks(run, findings, view)
+    (text,) = [b for b in blocks[1:] if isinstance(b, Text)]
+    assert text.paragraphs == ("No patch of target asks in the encoder.",)
+
+
+@pytest.mark.parametrize(
+    ("view", "said"),
+    [
+        ({"heads": (1, 9)}, r"stream decoder: heads \[9\] were not recorded.*0, 1, 2, 3"),
+        ({"queries": "frame7"}, "no frame is called 'frame7'.*target or one of frame0"),
+        ({"patches": "3,16"}, r"patches 16 are outside 0\.\.15"),
+        ({"join_heads": "median"}, "cannot join by 'median'.*mean, max, sum"),
+        ({"quantile": 1.5}, "quantile 1.5"),
+    ],
+)
+def test_views_that_ask_for_what_is_not_there(run, findings, view, said):
+    with pytest.raises(ConfigError, match=said):
+        canvas_attention.blocks(run, findings, canvas_attention.View(**view))
 
 
 def test_averaged_heads_are_not_named(run):

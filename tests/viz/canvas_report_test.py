@@ -45,7 +45,7 @@ def test_sections_are_in_order_and_the_page_is_small(built):
     page = report.render(built)
     assert len(page.encode()) < 2_000_000
     outline = Outline(page)
-    assert len(outline.all("img")) == 11
+    assert len(outline.all("img")) == 12
     assert all(len(image["alt"]) > 30 for image in outline.all("img"))
     assert "The model predicts the next frame." in outline.text
 
