@@ -24,7 +24,7 @@ from attn_jax.data.canvas import stripe_colour
 from attn_jax.data.pipeline import CanvasSource, full_pass
 from attn_jax.models.canvas import predict as predicting
 from attn_jax.models.canvas.model import CanvasConfig
-from attn_jax.models.canvas.skill import SkillMeter
+from attn_jax.models.canvas.skill import SkillMeter, constant_likeness
 from robots import toroidal_dot
 
 HIT_PX = 3.0
@@ -168,7 +168,28 @@ def evaluate(
         found = part(config, params, source, world, settings)
         numbers |= found.numbers
         pictures |= found.pictures
+    numbers["skill"] |= constant_skill(
+        config.geometry, source, settings, numbers["skill"]["best_constant"]
+    )
     return Evaluated(numbers, pictures)
+
+
+def constant_skill(
+    geometry: CanvasGeometry, source: CanvasSource, settings: EvaluationConfig, grey: float
+) -> dict[str, float]:
+    """Likeness of two answers that need no model: the best grey, and black.
+
+    A pass of its own, because the grey is known after a pass only, and frames are not kept.
+    """
+    numbers = {}
+    for name, value in (("best_constant", grey), ("black", 0.0)):
+        targets = (
+            predicting.crop_target(batch["canvas"][batch["valid"]], geometry) / np.float32(255)
+            for batch in full_pass(source, settings.batch_size)
+        )
+        found = constant_likeness(targets, value)
+        numbers |= {f"{name}_{key}": number for key, number in found.items()}
+    return numbers
 
 
 def action_name(action: Mapping[str, Any]) -> str:

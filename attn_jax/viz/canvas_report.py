@@ -109,12 +109,11 @@ def skill_blocks(run: CanvasRun) -> tuple[Block, ...]:
         likeness = ("psnr_db", "ssim", "hit_rate_3px", "median_dot_error_px", "p95_dot_error_px")
         return (name, skill.get(mse), *(skill.get(prefix + key) for key in likeness))
 
-    nothing = (None,) * 5
     rows = (
         row("model", "", mse="plain_mse"),
         row("copy last frame", "copy_last_", mse="copy_last_mse"),
-        ("best constant grey", skill["best_constant_mse"], *nothing),
-        ("all black", skill["black_mse"], *nothing),
+        row("best constant grey", "best_constant_", mse="best_constant_mse"),
+        row("all black", "black_", mse="black_mse"),
     )
     known = [r for r in rows if isinstance(r[1], (int, float)) and math.isfinite(r[1])]
     best = min(known, key=lambda r: r[1])

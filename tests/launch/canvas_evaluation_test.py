@@ -65,10 +65,18 @@ def test_numbers_and_pictures_of_everything(source, params):
     assert pictures["counterfactual/prediction"].shape == (2, 2, 64, 64, 3)
     assert pictures["rollout/truth"].shape == (2, 4, 64, 64, 3)
     assert all(picture.dtype == np.uint8 for picture in pictures.values())
+    canvas = source.gather(np.arange(12))["canvas"]
+    true = canvas[:, :, slice(*GEOMETRY.frame_columns(2))].astype(np.float32) / 255
+    for name, grey in (("best_constant", true.mean()), ("black", 0.0)):
+        psnr = -10 * np.log10(np.square(true - grey).mean((1, 2, 3)))
+        np.testing.assert_allclose(numbers["skill"][f"{name}_psnr_db"], psnr.mean(), rtol=1e-4)
+        assert 0 < numbers["skill"][f"{name}_ssim"] < 1
     again = ce.evaluate(CONFIG, params, source, WORLD, dataclasses.replace(SETTINGS, batch_size=3))
     np.testing.assert_allclose(
         again.numbers["skill"]["plain_mse"], numbers["skill"]["plain_mse"], rtol=1e-5
     )
+    for name in ("best_constant_psnr_db", "best_constant_ssim", "black_psnr_db", "black_ssim"):
+        np.testing.assert_allclose(again.numbers["skill"][name], numbers["skill"][name], rtol=1e-5)
 
 
 def test_an_all_knowing_model_scores_perfectly(source, params, monkeypatch):

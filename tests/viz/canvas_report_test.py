@@ -68,6 +68,9 @@ def test_the_lowest_error_is_marked_even_when_it_is_a_baseline(run):
         table = canvas_report.skill_blocks(changed)[0]
         return table.rows[table.best[0]][0]
 
+    rows = {row[0]: row for row in canvas_report.skill_blocks(run)[0].rows}
+    assert rows["best constant grey"][1:4] == (0.0194, 17.1, 0.31)
+    assert rows["all black"][1:4] == (0.0198, 17.0, 0.94)
     assert best() == "model"
     assert best(plain_mse=0.05) == "copy last frame"
 

@@ -86,6 +86,8 @@ def evaluation(**changes):
         "plain_mse": 0.00071, "psnr_db": 31.5, "ssim": 0.981, "hybrid": 0.0021,
         "copy_last_mse": 0.0147, "copy_last_psnr_db": 58.9, "copy_last_ssim": 0.96,
         "black_mse": 0.0198, "best_constant_mse": 0.0194, "canvases": 297,
+        "best_constant": 0.02, "best_constant_psnr_db": 17.1, "best_constant_ssim": 0.31,
+        "black_psnr_db": 17.0, "black_ssim": 0.94,
         "hit_rate_3px": 0.976, "median_dot_error_px": 0.0, "p95_dot_error_px": 1.41,
         "copy_last_hit_rate_3px": 0.49, "copy_last_median_dot_error_px": 7.0,
         "copy_last_p95_dot_error_px": 7.0,

@@ -7,9 +7,12 @@ unclamped predictions, likeness (PSNR, SSIM) on clamped ones. Frames are seen on
     for prediction, target, last_visible in batches:
         meter.update(prediction, target, last_visible)
     meter.compute()                     # {"plain_mse": ..., "copy_last_mse": ..., ...}
+    constant_likeness(targets, 0.0)     # {"psnr_db": ..., "ssim": ...} of answering black
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import dm_pix
 import jax
@@ -30,6 +33,23 @@ def _per_frame(prediction: Array, target: Array) -> tuple[Array, ...]:
     mse = jnp.mean(jnp.square(prediction - target), axis=(1, 2, 3))
     psnr = jnp.minimum(dm_pix.psnr(clamped, target), _PSNR_OF_EQUAL_FRAMES_DB)
     return mse, psnr, jnp.asarray(dm_pix.ssim(clamped, target))
+
+
+def constant_likeness(
+    targets: Iterable[Float[np.ndarray, "b h w 3"]], value: float
+) -> dict[str, float]:
+    """`psnr_db` and `ssim` of answering one grey for every frame, means over all frames.
+
+    Args:
+      targets: batches of true frames.
+      value: the grey, in [0, 1].
+    """
+    found = [
+        tuple(map(np.asarray, _per_frame(np.full_like(target, value), target)))
+        for target in targets
+    ]
+    _, psnr, ssim = (float(np.concatenate(x).mean()) for x in zip(*found, strict=True))
+    return {"psnr_db": psnr, "ssim": ssim}
 
 
 class SkillMeter:
@@ -81,8 +101,8 @@ class SkillMeter:
 
         Keys: `plain_mse`, `psnr_db`, `ssim` and `hybrid` (alpha 0.1, beta 5) of the model;
         `copy_last_mse`, `copy_last_psnr_db`, `copy_last_ssim` of repeating the newest visible
-        frame; `black_mse`; `best_constant_mse` of the best single grey; `canvases`, the number of
-        frames.
+        frame; `black_mse`; `best_constant`, the best single grey, and `best_constant_mse`;
+        `canvases`, the number of frames.
         """
         if not self._model:
             raise InputError("no frame was evaluated")
@@ -99,6 +119,7 @@ class SkillMeter:
             "copy_last_psnr_db": copied[1],
             "copy_last_ssim": copied[2],
             "black_mse": square,
+            "best_constant": mean,
             "best_constant_mse": square - mean * mean,
             "canvases": sum(len(batch[0]) for batch in self._model),
         }
