@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +11,8 @@ from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data.frames import load_frames
 from attn_jax.data.parts import Part
 from attn_jax.data.session_writer import SessionWriter
+from attn_jax.models.canvas import perceptual
+from attn_jax.models.canvas.predict import crop_target, target_frames
 from configs import canvas as canvas_config
 from configs import toroidal_dot
 from launch import record as record_launcher
@@ -61,6 +64,40 @@ def test_a_world_of_any_size_is_trained_and_measured(tmp_path):
     # Where copying the last frame misses, the dot has moved by 9 pixels.
     assert metrics["copy_last_p95_dot_error_px"] == 9.0
     built.data.close()
+
+
+def test_the_perceptual_loss_comes_from_a_weights_file(session, tmp_path):
+    rng = np.random.default_rng(0)
+    weights = {  # of the real shapes
+        name: (rng.normal(size=shape) * np.prod(shape[1:]) ** -0.5).astype(np.float32)
+        for name, shape in perceptual.tensor_shapes().items()
+    }
+    path = tmp_path / "vgg16.safetensors"
+    perceptual.save_vgg(path, weights)
+    config = tiny(session)
+    plain = tasks.build(config)
+    config.loss.perceptual = 0.25
+    with pytest.raises(ConfigError, match=r"Set loss\.vgg_weights to a local .safetensors file"):
+        tasks.build(config)
+    config.loss.vgg_weights = str(path)
+    built = tasks.build(config)
+    batch = next(built.data)
+    params, rng = built.task.init(jax.random.key(0)), jax.random.key(1)
+    loss, aux = built.task.loss(params, batch, rng)
+    without, _ = plain.task.loss(params, batch, rng)
+    extra = float(aux.metrics["extra"])
+    assert extra > 0
+    np.testing.assert_allclose(float(loss), float(without) + 0.25 * extra, rtol=1e-5)
+    # By hand: the distance of the predicted from the true frames.
+    geometry = built.task.config.geometry
+    canvas = jnp.asarray(batch["canvas"], jnp.float32) / 255
+    predicted = target_frames(built.task.model.apply({"params": params}, canvas), geometry)
+    distance = perceptual.perceptual_distance(
+        perceptual.load_vgg(path), predicted, crop_target(canvas, geometry)
+    )
+    np.testing.assert_allclose(extra, float(distance), rtol=1e-4)
+    for each in (plain, built):
+        each.data.close()
 
 
 def test_training_and_validation_share_no_frame(session):

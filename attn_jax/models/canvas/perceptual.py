@@ -56,7 +56,8 @@ def load_vgg(path: PathLike) -> dict[str, Array]:
 
     Raises:
       ConfigError: no path is given, or it is not a safetensors file by name.
-      CheckpointError: no such file, damaged, or a tensor is missing or of another shape.
+      CheckpointError: no such file, damaged, or tensors are missing or of another shape; names all
+        of them.
     """
     if not str(path):
         raise ConfigError(
@@ -73,35 +74,38 @@ def load_vgg(path: PathLike) -> dict[str, Array]:
         raise CheckpointError(
             "no such file", where=path, fix="VGG16 weights are never downloaded; give a local file"
         )
-    weights = {}
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            names = set(file.keys())
-            for name, shape in tensor_shapes().items():
-                weights[name] = _checked(file, name, names, shape, path)
+            _require(file, path)
+            arrays = {name: file.get_tensor(name) for name in tensor_shapes()}
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"not a readable safetensors file: {error}", where=path) from error
-    return weights
+    return {
+        name: jnp.asarray(x.transpose(2, 3, 1, 0) if x.ndim == 4 else x, jnp.float32)
+        for name, x in arrays.items()
+    }
 
 
-def _checked(
-    file: safetensors.safe_open,
-    name: str,
-    names: set[str],
-    shape: tuple[int, ...],
-    path: pathlib.Path,
-) -> Array:
-    if name not in names:
+def _require(file: safetensors.safe_open, path: pathlib.Path) -> None:
+    """Raises CheckpointError that names every tensor which is missing or of another shape."""
+    there = set(file.keys())
+    missing = [name for name in tensor_shapes() if name not in there]
+    found = {n: tuple(file.get_slice(n).get_shape()) for n in tensor_shapes() if n in there}
+    wrong = [
+        f"{name} {found[name]} instead of {shape}"
+        for name, shape in tensor_shapes().items()
+        if name in found and found[name] != shape
+    ]
+    faults = [
+        *([f"lacks {', '.join(missing)}"] if missing else []),
+        *([f"has {', '.join(wrong)}"] if wrong else []),
+    ]
+    if faults:
         raise CheckpointError(
-            f"has no tensor {name!r}", where=path, fix="Use torchvision's VGG16, without batch norm"
+            "is no VGG16: " + "; ".join(faults),
+            where=path,
+            fix="Use torchvision's VGG16, without batch norm, under its own names",
         )
-    array = file.get_tensor(name)
-    if array.shape != shape:
-        raise CheckpointError(
-            f"tensor {name!r} has shape {array.shape}, VGG16 needs {shape}", where=path
-        )
-    array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-    return jnp.asarray(array, jnp.float32)
 
 
 def save_vgg(path: PathLike, weights: Mapping[str, np.ndarray]) -> None:

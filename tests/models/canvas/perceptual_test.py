@@ -107,16 +107,23 @@ def test_a_file_of_something_else(tmp_path):
         perceptual.load_vgg(tmp_path / "x.safetensors")
 
 
-def test_a_missing_and_a_mis_shaped_tensor_are_named(tmp_path):
+def test_all_missing_and_mis_shaped_tensors_are_named(tmp_path):
     weights = random_weights()
-    missing = {k: v for k, v in weights.items() if k != "features.7.bias"}
-    safetensors.numpy.save_file(missing, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match=r"features\.7\.bias"):
-        perceptual.load_vgg(tmp_path / "a.safetensors")
+    del weights["features.7.bias"], weights["features.14.weight"]
     weights["features.5.weight"] = weights["features.5.weight"][:-1].copy()
-    safetensors.numpy.save_file(weights, tmp_path / "b.safetensors")
-    with pytest.raises(CheckpointError, match=r"features\.5\.weight.*\(127, 64, 3, 3\)"):
-        perceptual.load_vgg(tmp_path / "b.safetensors")
+    weights["features.0.bias"] = weights["features.0.bias"][None]
+    safetensors.numpy.save_file(weights, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        perceptual.load_vgg(tmp_path / "a.safetensors")
+    assert caught.value.what == (
+        "is no VGG16: lacks features.7.bias, features.14.weight; has"
+        " features.0.bias (1, 64) instead of (64,),"
+        " features.5.weight (127, 64, 3, 3) instead of (128, 64, 3, 3)"
+    )
+    other = {"layer1.0.conv1.weight": np.zeros((64, 64, 3, 3), np.float32)}
+    safetensors.numpy.save_file(other, tmp_path / "resnet.safetensors")
+    with pytest.raises(CheckpointError, match=r"no VGG16: lacks features\.0\.weight, "):
+        perceptual.load_vgg(tmp_path / "resnet.safetensors")
 
 
 if __name__ == "__main__":
