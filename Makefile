@@ -5,6 +5,8 @@ PYTHON := .venv/bin/python
 JOBS ?= 2
 # More arguments for pytest, for example: make test PYTEST_ARGS="-k canvas"
 PYTEST_ARGS ?=
+# More arguments for the demo, for example: make demo DEMO_ARGS="--seconds=30 --workdir=out/short"
+DEMO_ARGS ?=
 # More arguments for `bazel test`, for example: make bazel-test BAZEL_ARGS=--test_tag_filters=-slow
 BAZEL_ARGS ?=
 
@@ -19,7 +21,7 @@ help: ## Show the targets.
 
 demo: ## Record, train, evaluate and report, on this machine; leaves out/demo/report.html.
 	@./bootstrap.sh core
-	@$(PYTHON) -m launch.demo
+	@$(PYTHON) -m launch.demo $(DEMO_ARGS)
 
 test: setup-all ## Every test; includes the parity tests against torch (3.5 GB of packages).
 	$(PYTEST) $(PYTEST_ARGS)

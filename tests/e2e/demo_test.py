@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
+import subprocess
 
 import numpy as np
 import pytest
 
 from attn_jax.probe.store import RecordReader
-from tests import testing
+from tests import checkout, testing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -17,8 +19,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("demo") / "out"
-    done = testing.run_python("-m", "launch.demo", f"--workdir={path}", "--tiny", timeout_s=800)
+    clone = checkout.copy(tmp_path_factory.mktemp("clone"))
+    testing.require_program("make")
+    # The command of the README, and so the recipe of the Makefile, bootstrap.sh included.
+    (command,) = re.findall("^make demo$", (clone / "README.md").read_text(), re.MULTILINE)
+    done = subprocess.run(
+        [*command.split(), f"DEMO_ARGS=--workdir={path} --tiny"],
+        cwd=clone,
+        env=checkout.environment(clone),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "bootstrap: ready" in done.stdout
     assert f"report: {path / 'report.html'}" in done.stdout
     return path
 

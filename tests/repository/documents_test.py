@@ -1,13 +1,13 @@
 """Runs what README.md and docs/*.md tell people to run.
 
 Each document is followed from top to bottom in a copy of the checkout made of links, so that what
-it writes stays in a temporary directory:
+it writes stays in a temporary directory, and a block may read what one before it has written:
 
-- ```python blocks run in one process per document, in order, like cells of a notebook.
+- ```python blocks run in one process per document, like cells of a notebook.
 - ```bash blocks run in one shell per document. Commands that set up or test the whole repository
-  are replaced by an
-  equivalent: ``make TARGET`` is dry-run (``make -n``: the target and all it needs exist), ``git
-    clone`` and ``cd`` into the clone do nothing, because the copy is the clone.
+  are replaced by an equivalent: ``make TARGET`` is dry-run (``make -n``: the target and all it
+  needs exist; tests/e2e/demo_test.py runs the recipe of ``make demo``), ``git clone`` and ``cd``
+  into the clone do nothing, because the copy is the clone.
 - A block that needs something a test machine lacks (a robot, a checkpoint of 7 GB) is preceded by
   the line
   ``<!-- not run: REASON -->``; its syntax is still checked.
@@ -18,23 +18,31 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import os
 import re
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests import testing
+from tests import checkout, testing
 
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>.+?) -->\n)?^```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 _KINDS = {"bash", "python", "console", "json", "text", "mermaid", "cpp"}
-_NOT_COPIED = {".cache", ".git", ".hypothesis", ".pytest_cache", ".ruff_cache", ".venv", "out"}
+
+# Reads names of files, runs each as a cell in one namespace, answers on the first standard output.
+_CELLS = """
+import os, sys
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+names = {"__name__": "__main__"}
+for line in sys.stdin:
+    with open(line.strip()) as file:
+        exec(compile(file.read(), line.strip(), "exec"), names)
+    print("done", file=answers, flush=True)
+"""
 
 # The names that documents use, made to do the equivalent. `python` is this interpreter, also where
 # it is written `.venv/bin/python`; `make` only says what it would do.
@@ -43,6 +51,11 @@ set -euo pipefail
 make() { command make -n "$@" >/dev/null; }
 git() { if [ "$1" != clone ]; then command git "$@"; fi; }
 cd() { if [ -e "$1" ]; then builtin cd "$1"; fi; }
+cell() {
+  [ -n "${CELLS_PID:-}" ] || coproc CELLS { python cells.py; }
+  echo "$1" >&"${CELLS[1]}"
+  read -r <&"${CELLS[0]}"
+}
 """
 
 DOCUMENTS = sorted(
@@ -68,28 +81,20 @@ def blocks(document: str) -> list[Block]:
     ]
 
 
-def copy_of_checkout(folder: Path) -> Path:
-    """Fills `folder` with links to the checkout, and a .venv that holds this interpreter."""
-    for path in testing.ROOT.iterdir():
-        if path.name not in _NOT_COPIED and not path.name.startswith("bazel-"):
-            (folder / path.name).symlink_to(path)
-    programs = folder / ".venv" / "bin"
-    programs.mkdir(parents=True)
-    # A script and not a link: a linked interpreter would not find its packages.
-    (programs / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    (programs / "python").chmod(0o755)
-    (programs / "activate").touch()  # run_bash has set PATH
-    return folder
-
-
-def run_bash(texts: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs shell blocks one after the other in a copy of the checkout, up to the first failure."""
-    environment = testing.child_environment()
-    environment["PATH"] = f"{folder / '.venv' / 'bin'}{os.pathsep}{environment['PATH']}"
+def run_blocks(found: list[Block], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs blocks from top to bottom in a copy of the checkout, up to the first failure."""
+    (folder / "cells.py").write_text(_CELLS)
+    script = [_PRELUDE]
+    for number, block in enumerate(found):
+        if block.kind == "python":
+            (folder / f"cell_{number}.py").write_text(block.text)
+            script.append(f"cell cell_{number}.py")
+        else:
+            script.append(block.text)
     return subprocess.run(
-        ["bash", "-c", "\n".join([_PRELUDE, *texts])],
+        ["bash", "-c", "\n".join(script)],
         cwd=folder,
-        env=environment,
+        env=checkout.environment(folder),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -116,23 +121,11 @@ def test_blocks_are_of_a_known_kind_and_well_formed(document):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands_work(document, tmp_path):
+def test_what_it_says_works(document, tmp_path):
     found = blocks((testing.ROOT / document).read_text())
-    texts = [block.text for block in found if block.kind == "bash" and not block.not_run]
-    if texts:
-        done = run_bash(texts, copy_of_checkout(tmp_path))
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_python_works(document, tmp_path):
-    found = blocks((testing.ROOT / document).read_text())
-    cells = [block.text for block in found if block.kind == "python" and not block.not_run]
-    if cells:
-        script = copy_of_checkout(tmp_path) / "document.py"
-        script.write_text("\n".join(cells))
-        done = testing.run_python(script, cwd=tmp_path)
+    run = [block for block in found if block.kind in ("bash", "python") and not block.not_run]
+    if run:
+        done = run_blocks(run, checkout.copy(tmp_path))
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
@@ -145,12 +138,21 @@ def test_links_lead_somewhere(document):
     assert [target for target in inside if not (folder / target).exists()] == []
 
 
-def test_a_failing_command_is_noticed(tmp_path):
-    folder = copy_of_checkout(tmp_path)
-    assert run_bash(["make help", "cd attn_jax", "python -c 'import jax'"], folder).returncode == 0
-    assert run_bash(["make nonsense"], folder).returncode != 0
-    assert run_bash(["false", "true"], folder).returncode != 0
-    assert run_bash([".venv/bin/python -m launch.nonsense"], folder).returncode != 0
+def test_a_failing_block_is_noticed(tmp_path):
+    folder = checkout.copy(tmp_path)
+
+    def code(*texts: str) -> int:
+        found = [Block("bash" if "=" not in t else "python", t + "\n", "") for t in texts]
+        return run_blocks(found, folder).returncode
+
+    assert code("make help", "cd attn_jax", "python -c 'import jax'") == 0
+    assert code("make nonsense") != 0
+    assert code("false", "true") != 0
+    assert code(".venv/bin/python -m launch.nonsense") != 0
+    # Cells share their names, and see what commands before them have written.
+    assert code("a = 2", "echo 3 > b", "assert a == 2 and int(open('b').read()) == 3") == 0
+    assert code("a = 2", "assert a == 3", "true") != 0
+    assert code("a = unknown") != 0
 
 
 def test_blocks_are_found():

@@ -41,12 +41,12 @@ EXTRA_DATA = {
             "arrows",
             "build_files",
             "commands",
-            "documents",
             "hygiene",
             "structure",
             "wheel",
         )
     },
+    "tests.checkout": ["//:all_files"],
     "tests.repository.bootstrap_test": ["//:bootstrap.sh"],
     "tests.repository.ci_test": ["//:.ci/no_skips.py", "//:.ci/run"],
     "tests.repository.licences_test": [
