@@ -43,6 +43,7 @@ from attn_jax.models.pi05.lora import LORA, LoraConfig
 from attn_jax.models.pi05.patches import with_patch_size, with_patches
 from attn_jax.models.pi05.supervision import Supervision
 from attn_jax.models.pi05.task import Pi05Task
+from attn_jax.train.sharding import process_rows
 from launch.built import Built
 from launch.pi05_export import export_lerobot
 
@@ -91,7 +92,12 @@ def build(config: ml_collections.ConfigDict) -> Built:
         batch_size=config.train.batch_size,
         seed=config.seed,
     )
-    data = BatchIterator(lambda _, chosen: make(numbers[chosen]), sampler, len(numbers))
+    data = BatchIterator(
+        lambda _, chosen: make(numbers[chosen]),
+        sampler,
+        len(numbers),
+        rows=process_rows(config.train.batch_size),
+    )
     settings = lerobot_settings(
         model,
         _with_features(start.settings if start else {}, dataset, keys),

@@ -23,6 +23,7 @@ from attn_jax.data.sessions import read_events
 from attn_jax.models.canvas.losses import LossConfig
 from attn_jax.models.canvas.model import CanvasConfig, layouts
 from attn_jax.models.canvas.task import CanvasTask
+from attn_jax.train.sharding import process_rows
 from launch import canvas_evaluation, pi05_training
 from launch.built import Built
 
@@ -125,6 +126,7 @@ def _canvas(config: ml_collections.ConfigDict) -> Built:
         temperature=config.data.temperature,
         refresh_every=config.data.refresh_every,
         augment=config.data.augment or None,
+        rows=process_rows(config.train.batch_size),
     )
     metadata = {
         "family": "canvas",

@@ -1,9 +1,10 @@
 """Endless batches with an exact, JSON-able position, for every kind of training data.
 
 Axis names: b batch. A source is anything that makes a batch of sample numbers; a thread makes the
-next batches while the current one is used.
+next batches while the current one is used. Of several processes each takes its rows of the same
+batches.
 
-    def assemble(number, indices):                  # number of the batch, (b,) sample numbers
+    def assemble(positions, indices):       # (b,) places in the stream, (b,) sample numbers
         return {"image": images[indices], "index": indices}
 
     batches = BatchIterator(assemble, make_sampler("epoch", size=100, batch_size=8, seed=0), 100)
@@ -23,8 +24,8 @@ import numpy as np
 from attn_jax.core.errors import ConfigError
 from attn_jax.data.sampling import Sampler
 
-# (number of the batch, (b,) sample numbers) -> name -> array led by b
-Assemble = Callable[[int, np.ndarray], Mapping[str, Any]]
+# ((b,) places in the endless stream of samples, (b,) sample numbers) -> name -> array led by b
+Assemble = Callable[[np.ndarray, np.ndarray], Mapping[str, Any]]
 
 
 class BatchIterator:
@@ -38,6 +39,7 @@ class BatchIterator:
       sampler: which samples form a batch.
       size: samples there are.
       unit: what a sample is, in the plural; names `size` in the state.
+      rows: the rows of every batch to make; `feedback` is still about whole batches.
       prefetch: batches made ahead; 0 works without a thread.
 
     Raises:
@@ -51,6 +53,7 @@ class BatchIterator:
         size: int,
         *,
         unit: str = "samples",
+        rows: slice = slice(None),
         prefetch: int = 2,
     ):
         if prefetch < 0:
@@ -59,6 +62,7 @@ class BatchIterator:
         self._sampler = sampler
         self._size = size
         self._unit = unit
+        self._rows = rows
         self._prefetch = prefetch
         self._batch = 0
         self._ahead: collections.deque[concurrent.futures.Future] = collections.deque()
@@ -75,7 +79,7 @@ class BatchIterator:
     def __next__(self) -> Mapping[str, Any]:
         self._sampler.begin(self._batch)
         if self._worker is None:
-            batch = self._assemble(self._batch, self._sampler.draw(self._batch))
+            batch = self._assemble(*self._draw(self._batch))
         else:
             self._fill()
             batch = self._ahead.popleft().result()
@@ -88,14 +92,18 @@ class BatchIterator:
         assert self._worker is not None
         end = min(self._batch + 1 + self._prefetch, self._sampler.known_until(self._batch))
         for number in range(self._batch + len(self._ahead), end):
-            indices = self._sampler.draw(number)
-            self._ahead.append(self._worker.submit(self._assemble, number, indices))
+            self._ahead.append(self._worker.submit(self._assemble, *self._draw(number)))
+
+    def _draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        indices = self._sampler.draw(number)
+        positions = number * len(indices) + np.arange(len(indices))
+        return positions[self._rows], indices[self._rows]
 
     def feedback(self, indices: np.ndarray, per_sample_loss: np.ndarray) -> None:
         """Tells the losses of the samples of a batch; kept for loss-weighted sampling.
 
         Args:
-          indices: (b,) `index` of the batch.
+          indices: (b,) `index` of the batch, the rows of other processes included.
           per_sample_loss: (b,) losses; non-finite ones are ignored.
         """
         self._sampler.feedback(np.asarray(indices), np.asarray(per_sample_loss))

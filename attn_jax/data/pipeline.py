@@ -132,6 +132,7 @@ def make_iterator(
     temperature: float = 0.5,
     refresh_every: int = 50,
     augment: str | None = None,
+    rows: slice = slice(None),
     prefetch: int = 2,
 ) -> BatchIterator:
     """Endless training batches, assembled by a thread while the ones before are used.
@@ -145,6 +146,7 @@ def make_iterator(
       temperature: of `loss_weighted`; small values prefer large losses more.
       refresh_every: batches between looks at new losses, for `loss_weighted`.
       augment: None or `toroidal_shift`.
+      rows: the rows of every batch to assemble, see `BatchIterator`.
       prefetch: batches assembled ahead; 0 works without a thread.
 
     Raises:
@@ -160,14 +162,15 @@ def make_iterator(
     )
     augmentation.check_augmentation(augment)
 
-    def assemble(number: int, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def assemble(positions: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray]:
         if augment is None:
             return source.gather(indices)
-        positions = number * len(indices) + np.arange(len(indices))
         size = source.geometry.frame_size
         return source.gather(indices, augmentation.draw_shifts(augment, seed, positions, size))
 
-    return BatchIterator(assemble, sampler, len(source), unit="canvases", prefetch=prefetch)
+    return BatchIterator(
+        assemble, sampler, len(source), unit="canvases", rows=rows, prefetch=prefetch
+    )
 
 
 def full_pass(source: CanvasSource, batch_size: int) -> Iterator[dict[str, np.ndarray]]:

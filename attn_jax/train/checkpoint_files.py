@@ -100,7 +100,7 @@ def default_device() -> jax.sharding.Sharding:
 
 
 def checksum(leaf: Any) -> int:
-    """CRC-32 of the bytes of a fully addressable array."""
+    """CRC-32 of the bytes of an array that this process holds completely."""
     return zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).view(np.uint8).reshape(-1).data)
 
 
@@ -109,7 +109,8 @@ def verify(
 ) -> None:
     """Compares loaded tensors with their checksums; raises CheckpointError naming a damaged one."""
     for name, leaf in loaded.items():
-        if name in checksums and leaf.is_fully_addressable and checksum(leaf) != checksums[name]:
+        here = leaf.is_fully_addressable or leaf.is_fully_replicated
+        if here and name in checksums and checksum(leaf) != checksums[name]:
             raise CheckpointError(
                 f"tensor {name} is damaged: its checksum does not match",
                 where=folder / part,

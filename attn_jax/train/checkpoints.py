@@ -45,7 +45,7 @@ from attn_jax.train.checkpoint_files import (
 )
 from attn_jax.train.differences import config_differences, config_hash, tensor_differences
 from attn_jax.train.host_text import json_text, json_value
-from attn_jax.train.sharding import gather_text
+from attn_jax.train.sharding import gather_text, whole
 from attn_jax.train.step import TrainState
 
 _SPARE_BYTES = 16 << 20  # metadata, and room for the metrics log to grow
@@ -331,13 +331,8 @@ def _bytes_needed(parts: Mapping[str, Mapping[str, Any]]) -> int:
 
 
 def _checksums(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """CRC-32 of every tensor that this process holds completely."""
-    return {
-        name: checksum(leaf)
-        for part in parts.values()
-        for name, leaf in part.items()
-        if leaf.is_fully_addressable
-    }
+    """CRC-32 of every tensor; what is split over processes is gathered, one after the other."""
+    return {name: checksum(whole(leaf)) for part in parts.values() for name, leaf in part.items()}
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from attn_jax.train.sharding import gather_text
 from attn_jax.train.stopping import StopKind, StopReason
 
 _KINDS = tuple(StopKind)
@@ -66,9 +67,8 @@ def agree(reason: StopReason | None) -> StopReason | None:
         return reason
     code = -1 if reason is None else _KINDS.index(reason.kind)
     codes = np.asarray(multihost_utils.process_allgather(np.asarray(code, np.int32))).reshape(-1)
-    for process, other in enumerate(codes):
-        if other >= 0:
-            mine = reason is not None and process == jax.process_index()
-            detail = reason.detail if mine and reason else f"decided by process {process}"
-            return StopReason(_KINDS[int(other)], detail)
-    return None
+    if (codes < 0).all():
+        return None
+    details = gather_text("" if reason is None else reason.detail)
+    first = int(np.argmax(codes >= 0))
+    return StopReason(_KINDS[int(codes[first])], details[first])

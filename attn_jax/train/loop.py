@@ -32,7 +32,7 @@ from attn_jax.train.optim import OptimConfig
 from attn_jax.train.progress import ProgressBar
 from attn_jax.train.runstate import RunState
 from attn_jax.train.settings import Data, FitResult, LoopConfig, Timing
-from attn_jax.train.sharding import Rule, local_rows, place_batch, state_shardings
+from attn_jax.train.sharding import Rule, place_batch, state_shardings, whole
 from attn_jax.train.step import (
     CompiledStep,
     StepOutput,
@@ -258,7 +258,7 @@ class _Fit:
             self.run.window_samples += rows
             self._in_flight.append((self.run.step, indices, output))
             if self._feedback is not None:
-                self._feed_back(indices, output)
+                self._feed_back(placed.get("index"), output)
             elif len(self._in_flight) > _MAX_IN_FLIGHT:
                 jax.block_until_ready(self._in_flight[-1 - _MAX_IN_FLIGHT][2].loss)
 
@@ -278,10 +278,11 @@ class _Fit:
                 + ("batches have no 'index'" if indices is None else "the task reports none"),
                 fix="Use a sampling that needs none, or report them in Aux.per_sample",
             )
-        losses = local_rows(output.per_sample)
+        # The next draw may depend on them, and every process must draw the same.
+        losses = whole(output.per_sample)
         if np.isfinite(losses).all():
             assert self._feedback is not None
-            self._feedback(np.asarray(indices), losses)
+            self._feedback(whole(indices), losses)
 
     def _settle(self) -> None:
         """Waits for queued steps and takes their values, in order."""

@@ -115,12 +115,30 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh | None) -> dict[str, Any]:
     return placed
 
 
-def local_rows(array: Any) -> np.ndarray:
-    """The rows of a batch-split array that this process owns, in order, on the host."""
-    if array.is_fully_addressable:
+def process_rows(batch_size: int) -> slice:
+    """The rows of every batch that this process makes: `place_batch` joins them in this order.
+
+    Raises:
+      ConfigError: the batch does not divide into equal shares.
+    """
+    share, rest = divmod(batch_size, jax.process_count())
+    if rest:
+        raise ConfigError(
+            f"a batch of {batch_size} does not divide among {jax.process_count()} processes",
+            where="train.batch_size",
+            fix="Choose a multiple of distributed.num_processes",
+        )
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def whole(array: Any) -> np.ndarray:
+    """An array on the host, the parts that other processes hold included.
+
+    All processes must call this together.
+    """
+    if jax.process_count() == 1 or array.is_fully_replicated:
         return np.asarray(array)
-    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
-    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def gather_text(text: str) -> list[str]:

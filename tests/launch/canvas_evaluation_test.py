@@ -11,16 +11,14 @@ import pytest
 from attn_jax.core.canvas import CanvasGeometry
 from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data.pipeline import CanvasSource, load_frames
-from attn_jax.data.session_writer import SessionWriter
 from attn_jax.models.canvas import predict as predicting
 from attn_jax.models.canvas.model import CanvasConfig, CanvasModel
 from configs.toroidal_dot import get_config
 from launch import canvas_evaluation as ce
 from launch import record as launch_record
-from robots.record import record
-from robots.selectors import random_duration
-from robots.toroidal_dot import DotConfig, ToroidalDot, render, step
+from robots.toroidal_dot import DotConfig, render, step
 from tests import testing
+from tests.launch.dot_session import record_dot
 
 GEOMETRY = CanvasGeometry((64, 64))
 CONFIG = CanvasConfig(
@@ -32,10 +30,7 @@ WORLD = ce.DotWorld(DotConfig.of_size(64))
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> CanvasSource:
-    path = tmp_path_factory.mktemp("sessions") / "dot"
-    robot = ToroidalDot(DotConfig.of_size(64), seed=3)
-    with SessionWriter(path, action_space=robot.action_space, robot_type="ToroidalDot") as writer:
-        record(robot, random_duration(1, 3, seed=3), writer, num_observations=14)
+    path = record_dot(tmp_path_factory.mktemp("sessions") / "dot", 14)
     return CanvasSource(load_frames(path), GEOMETRY)
 
 

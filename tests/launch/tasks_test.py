@@ -10,26 +10,19 @@ import pytest
 from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data.frames import load_frames
 from attn_jax.data.parts import Part
-from attn_jax.data.session_writer import SessionWriter
 from attn_jax.models.canvas import perceptual
 from attn_jax.models.canvas.predict import crop_target, target_frames
 from configs import canvas as canvas_config
 from configs import toroidal_dot
 from launch import record as record_launcher
 from launch import tasks
-from robots.record import record
-from robots.selectors import random_duration
-from robots.toroidal_dot import DotConfig, ToroidalDot
 from tests import testing
+from tests.launch.dot_session import record_dot
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    path = tmp_path_factory.mktemp("sessions") / "dot"
-    robot = ToroidalDot(DotConfig.of_size(64), seed=3)
-    with SessionWriter(path, action_space=robot.action_space, robot_type="ToroidalDot") as writer:
-        record(robot, random_duration(1, 3, seed=3), writer, num_observations=40)
-    return path
+    return record_dot(tmp_path_factory.mktemp("sessions") / "dot")
 
 
 def tiny(session) -> canvas_config.ml_collections.ConfigDict:

@@ -14,7 +14,14 @@ from jax.sharding import PartitionSpec
 from attn_jax.core.errors import ConfigError
 from attn_jax.train.loop import fit
 from attn_jax.train.settings import LoopConfig
-from attn_jax.train.sharding import gather_text, local_rows, make_mesh, place_batch, state_shardings
+from attn_jax.train.sharding import (
+    gather_text,
+    make_mesh,
+    place_batch,
+    process_rows,
+    state_shardings,
+    whole,
+)
 from attn_jax.train.stopping import Steps
 from tests import testing
 from tests.train import toy
@@ -111,7 +118,7 @@ PROCESS = """
             line["loss"] for line in first.history + second.history if "loss" in line
         ],
         "samples": second.samples,
-        "timed": [timed.reason.kind.value, timed.step],
+        "timed": [timed.reason.kind.value, timed.reason.detail, timed.step],
     }))
 """
 
@@ -149,7 +156,7 @@ def test_two_processes_give_the_same_curve_and_resume_and_agree(tmp_path):
     for process in found:
         np.testing.assert_allclose(process["losses"], losses, rtol=1e-4)
         assert process["samples"] == STEPS * toy.BATCH
-    # Only process 1 had a time limit; both stopped, at the same step.
+    # Only process 1 had a time limit; both stopped at the same step and know why.
     assert found[0]["timed"] == found[1]["timed"]
     assert found[0]["timed"][0] == "seconds"
 
@@ -200,7 +207,8 @@ def test_place_and_read_back():
     batch = {"x": np.arange(6).reshape(3, 2)}
     assert place_batch(batch, None)["x"] is batch["x"]
     placed = place_batch(batch, make_mesh())["x"]
-    np.testing.assert_array_equal(local_rows(placed), batch["x"])
+    np.testing.assert_array_equal(whole(placed), batch["x"])
+    assert process_rows(6) == slice(0, 6)
     assert gather_text("é") == ["é"]
 
 
