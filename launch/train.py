@@ -27,9 +27,10 @@ import jax
 import ml_collections
 from absl import logging
 
-from attn_jax.core.errors import ConfigError
+from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.train import config as config_lib
-from attn_jax.train.checkpoints import Checkpoints, load_metadata
+from attn_jax.train.checkpoint_files import alone
+from attn_jax.train.checkpoints import Checkpoints, load_metadata, parameter_differences
 from attn_jax.train.differences import config_differences
 from attn_jax.train.loop import FitResult, fit
 from attn_jax.train.sharding import make_mesh
@@ -40,6 +41,8 @@ from launch import app, compile_cache, tasks
 from launch.built import Built
 
 CONFIG = app.define_config()
+# Fields that decide which tensors a model has.
+MODEL_FIELDS = ("model.", "lora.")
 
 
 def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -65,7 +68,7 @@ def train(
       InputError: see `build` and `fit`.
     """
     config_lib.resolve(config.train)
-    check_same_config(config, workdir)
+    check_same_config(config, workdir, build)
     optim = config_lib.optim_config(config.train)
     built = build(config)
     optim = dataclasses.replace(optim, frozen=built.frozen)
@@ -111,15 +114,20 @@ def train(
     if jax.process_index() == 0:
         app.write_json(workdir / "result.json", summary(result))
         if result.reason.kind is not StopKind.INTERRUPTED:
-            built.finish(workdir)
+            with alone():
+                built.finish(workdir)
     return result
 
 
-def check_same_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def check_same_config(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    build: Callable[[ml_collections.ConfigDict], Built],
+) -> None:
     """Compares with the configuration of the run in `workdir`, before anything is built.
 
     Raises:
-      ConfigError: they differ; names every field.
+      ConfigError: they differ; names every field, and every tensor when the model is another.
     """
     folder = workdir / "checkpoints"
     if not folder.is_dir() or not any(path.name.isdigit() for path in folder.iterdir()):
@@ -129,11 +137,27 @@ def check_same_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) 
         saved, app.jsonable(config.to_dict()), ignore=config_lib.MAY_CHANGE
     )
     if different:
+        text = "this folder holds a run of another configuration: " + "; ".join(different)
+        if any(line.startswith(MODEL_FIELDS) for line in different):
+            text = "\n  ".join([text, *_tensors(config, workdir, build)])
         raise ConfigError(
-            "this folder holds a run of another configuration: " + "; ".join(different),
-            where=workdir,
-            fix="Use the same configuration, or another --workdir",
+            text, where=workdir, fix="Use the same configuration, or another --workdir"
         )
+
+
+def _tensors(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    build: Callable[[ml_collections.ConfigDict], Built],
+) -> list[str]:
+    """How the saved parameters differ from those of `config`, one line per tensor."""
+    try:
+        built = build(config)
+    except InputError as error:
+        return [f"the model of this configuration cannot be built: {error}"]
+    if hasattr(built.data, "close"):
+        built.data.close()
+    return parameter_differences(workdir, jax.eval_shape(built.task.init, jax.random.key(0)))
 
 
 def make_writers(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Writer]:

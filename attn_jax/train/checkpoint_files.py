@@ -8,11 +8,12 @@ Usage:
 
 from __future__ import annotations
 
+import contextlib
 import logging as logging_std
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from orbax.checkpoint import v1 as ocp
 
 from attn_jax.core.errors import CheckpointError
 from attn_jax.core.typing import PathLike
+from attn_jax.train.differences import config_hash
 from attn_jax.train.host_text import json_value
 
 
@@ -118,6 +120,20 @@ def verify(
             )
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Within, this process reads checkpoints without waiting for the others of its run."""
+    if jax.process_count() == 1:
+        yield
+        return
+    context = ocp.Context()
+    context.multiprocessing.primary_host = jax.process_index()
+    context.multiprocessing.active_processes = {jax.process_index()}
+    context.multiprocessing.barrier_sync_key_prefix = f"process_{jax.process_index()}"
+    with context:
+        yield
+
+
 def load_part(folder: pathlib.Path, part: str, target: Any) -> Any:
     """One part of a checkpoint; raises CheckpointError when it cannot be read.
 
@@ -148,7 +164,7 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     """Metadata of the checkpoint in `folder`.
 
     Raises:
-      CheckpointError: missing or damaged.
+      CheckpointError: missing or damaged, or its configuration was edited after it was written.
     """
     try:
         metadata = ocp.checkpointables_metadata(os.fspath(folder)).custom_metadata
@@ -158,7 +174,16 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
         raise CheckpointError(
             f"not a checkpoint of format {FORMAT}", where=folder, fix="Train it again"
         )
-    return dict(metadata)
+    metadata = dict(metadata)
+    if metadata.get("config_hash") != config_hash(metadata.get("config", {})):
+        raise CheckpointError(
+            "the configuration in this checkpoint is not the one that was saved with it: "
+            f"its hash is {config_hash(metadata.get('config', {}))}, "
+            f"the checkpoint says {metadata.get('config_hash')}",
+            where=folder,
+            fix="Undo the edit; to train with another configuration, use another --workdir",
+        )
+    return metadata
 
 
 def _damaged(where: pathlib.Path, error: Exception) -> CheckpointError:

@@ -288,6 +288,23 @@ def load_metadata(path: PathLike, *, step: int | str = "latest") -> dict[str, An
     return read_metadata(find_checkpoint(path, step))
 
 
+def parameter_differences(path: PathLike, params: Any) -> list[str]:
+    """How the latest checkpoint's parameters differ from `params`, one line per tensor.
+
+    Args:
+      path: a work directory or its `checkpoints` folder.
+      params: arrays or `ShapeDtypeStruct`s as the task's `init` makes them.
+
+    Raises:
+      CheckpointError: missing or damaged.
+    """
+    wanted = {
+        f"params/{_name(path)}": leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    saved = tensor_structs(find_checkpoint(path), "params")
+    return tensor_differences({"params": saved}, {"params": wanted})
+
+
 def fingerprint(path: PathLike, *, ema: bool = True, step: int | str = "latest") -> tuple[int, str]:
     """Step of a checkpoint, and what tells its parameters from others: `sha256:...`.
 

@@ -9,13 +9,15 @@ import sys
 import numpy as np
 import pytest
 
-from attn_jax.core.errors import ConfigError
+from attn_jax.core.errors import CheckpointError, ConfigError
 from attn_jax.train.checkpoints import load_metadata, load_params
 from attn_jax.train.stopping import StopKind
 from attn_jax.train.writers import read_jsonl
-from launch import train
+from configs import canvas as canvas_config
+from launch import tasks, train
 from tests import testing
 from tests.launch import toy_task
+from tests.launch.dot_session import record_dot
 
 COMMAND = ("-m", "launch.train", f"--config={testing.ROOT}/tests/launch/toy_task.py")
 
@@ -78,6 +80,44 @@ def test_another_configuration_is_refused_by_field(tmp_path):
     with pytest.raises(ConfigError, match=r"train\.optim\.decay_steps: was 8, now 20"):
         train.train(config(**{"train.steps": 20}), tmp_path, never)
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_another_model_is_refused_by_tensor(tmp_path):
+    session = record_dot(tmp_path / "dot")
+
+    def canvas(**changes):
+        made = canvas_config.get_config("size=64,tiny")
+        made.data.sessions = str(session)
+        made.model.update(dim=16, decoder_dim=16, decoder_depth=1, head_dim=8)
+        made.train.update(steps=1, eval_at_start=False, progress="off")
+        made.train.optim.warmup_steps = 0
+        made.model.update(changes)
+        return made
+
+    run = tmp_path / "run"
+    train.train(canvas(), run, tasks.build)
+    with pytest.raises(ConfigError) as error:
+        train.train(canvas(dim=32, decoder_depth=2), run, tasks.build)
+    text = str(error.value)
+    assert "model.dim: was 16, now 32" in text
+    assert "\n  shape of params/patch_embed/kernel: saved (768, 16), needed (768, 32)" in text
+    assert "\n  missing tensor params/decoder/block_1/attention" in text
+    # Not a model at all.
+    with pytest.raises(ConfigError, match=r"patch: was 16, now 48\n  .*cannot be built: .* 64 is"):
+        train.train(canvas(patch=48), run, tasks.build)
+
+
+def test_an_edited_checkpoint_is_named(tmp_path):
+    train.train(config(), tmp_path, toy_task.build)
+    newest = max((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    (file,) = newest.glob("_CHECKPOINT_METADATA")
+    text = file.read_text()
+    assert text.count('"batch_size": 8') == 1
+    file.write_text(text.replace('"batch_size": 8', '"batch_size": 16'))
+    with pytest.raises(CheckpointError, match=rf"{newest.name}: .* is not the one that was saved"):
+        train.train(config(), tmp_path, toy_task.build)
+    with pytest.raises(CheckpointError, match=r"its hash is [0-9a-f]{16}, the checkpoint says"):
+        load_metadata(tmp_path)
 
 
 def test_a_stop_file_of_before_does_not_count(tmp_path):

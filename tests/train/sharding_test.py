@@ -86,7 +86,8 @@ PROCESS = """
     jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
     import numpy as np
     from tests.train import toy
-    from attn_jax.train.checkpoints import Checkpoints
+    from attn_jax.train.checkpoint_files import alone
+    from attn_jax.train.checkpoints import Checkpoints, load_params
     from attn_jax.train.loop import fit
     from attn_jax.train.settings import LoopConfig
     from attn_jax.train.sharding import gather_text, make_mesh
@@ -113,6 +114,9 @@ PROCESS = """
     first = train(Steps(5), sys.argv[3])
     second = train(Steps(8), sys.argv[3])
     timed = train(Any((Seconds(0.2 if jax.process_index() else 1e9), Steps(10**6))), sys.argv[3])
+    if jax.process_index() == 0:
+        with alone():  # would wait for the other process, which does not read
+            load_params(sys.argv[3])
     print(json.dumps({
         "losses": [
             line["loss"] for line in first.history + second.history if "loss" in line
