@@ -143,8 +143,8 @@ def until(train: Any, best: tuple[str, str], stop_file: str) -> stopping.Any:
         conditions.append(stopping.Steps(train.steps))
     if train.samples:
         conditions.append(stopping.Samples(train.samples))
-    if train.seconds:
-        conditions.append(stopping.Seconds(train.seconds, train.seconds_clock))
+    if (limit := time_limit(train)) is not None:
+        conditions.append(limit)
     if train.stop.target_enabled:
         conditions.append(stopping.Target(metric, train.stop.target, best[1]))
     if train.stop.divergence_enabled:
@@ -153,6 +153,11 @@ def until(train: Any, best: tuple[str, str], stop_file: str) -> stopping.Any:
         conditions.append(stopping.Plateau(metric, **train.stop.plateau))
     stopping.Any(tuple(conditions))  # a stop file alone does not count as an end
     return stopping.Any((*conditions, stopping.StopFile(stop_file)))
+
+
+def time_limit(train: Any) -> stopping.Seconds | None:
+    """`train.seconds` as a condition, None when it is off; raises ConfigError: unknown clock."""
+    return stopping.Seconds(train.seconds, train.seconds_clock) if train.seconds else None
 
 
 def loop_config(train: Any, best: tuple[str, str]) -> LoopConfig:
@@ -175,4 +180,5 @@ def loop_config(train: Any, best: tuple[str, str]) -> LoopConfig:
         max_restores=train.max_restores,
         progress=modes[train.progress],
         total_steps=train.steps or None,
+        time_limit=time_limit(train),
     )

@@ -162,7 +162,7 @@ class _Fit:
                 if self.run.step % loop.log_every == 0:
                     self._log(bar)
                 else:
-                    bar.update(step=self.run.step)
+                    bar.update(step=self.run.step, seconds_left=self._seconds_left())
         self._settle()
         logging.info("stopped at step %d: %s", self.run.step, reason.detail)
         return self._result(reason)
@@ -267,7 +267,16 @@ class _Fit:
         values = self.run.take_window()
         self._write({**self.run.position(), **values})
         shown = {name: values[name] for name in ("loss", "learning_rate") if name in values}
-        bar.update(step=self.run.step, samples_per_s=values.get("samples_per_s"), values=shown)
+        bar.update(
+            step=self.run.step,
+            seconds_left=self._seconds_left(),
+            samples_per_s=values.get("samples_per_s"),
+            values=shown,
+        )
+
+    def _seconds_left(self) -> float | None:
+        limit = self.parts.loop.time_limit
+        return None if limit is None else limit.left(self.run.progress)
 
     # --- between host and device ---
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from attn_jax.core.errors import ConfigError
 from attn_jax.train.step import TrainState
-from attn_jax.train.stopping import StopReason
+from attn_jax.train.stopping import Seconds, StopReason
 
 
 @runtime_checkable
@@ -54,6 +54,7 @@ class LoopConfig:
       max_restores: how often the last good checkpoint is restored instead; data and keys move on.
       progress: progress bar; None = only on a terminal.
       total_steps: where the bar ends, if known.
+      time_limit: what else may end it, for the time left.
 
     Raises:
       ConfigError: a value is out of range.
@@ -69,6 +70,7 @@ class LoopConfig:
     max_restores: int = 0
     progress: bool | None = None
     total_steps: int | None = None
+    time_limit: Seconds | None = None
 
     def __post_init__(self):
         for name in ("eval_every", "save_every", "max_restores"):

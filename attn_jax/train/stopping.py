@@ -165,8 +165,15 @@ class Seconds(_Base):
         if self.clock not in ("train", "wall"):
             raise ConfigError(f"clock {self.clock!r} is unknown", fix="Use train or wall")
 
+    def left(self, progress: Progress) -> float:
+        """Seconds that remain; negative afterwards."""
+        return self.seconds - self._spent(progress)
+
+    def _spent(self, progress: Progress) -> float:
+        return progress.train_s if self.clock == "train" else progress.wall_s
+
     def _check(self, state: ConditionState, progress: Progress) -> StopReason | None:
-        spent = progress.train_s if self.clock == "train" else progress.wall_s
+        spent = self._spent(progress)
         if spent >= self.seconds:
             detail = f"{spent:.1f} of {self.seconds:g} s of {self.clock} time spent"
             return StopReason(StopKind.SECONDS, detail)

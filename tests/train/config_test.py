@@ -93,6 +93,14 @@ def test_progress(text, value):
         config_lib.loop_config(train, BEST)
 
 
+def test_the_bar_gets_both_limits():
+    train = config_lib.default_train_config()
+    assert config_lib.loop_config(train, BEST).time_limit is None
+    train.update(steps=7, seconds=5.0, seconds_clock="wall")
+    loop = config_lib.loop_config(train, BEST)
+    assert (loop.total_steps, loop.time_limit) == (7, Seconds(5.0, "wall"))
+
+
 def test_fields_that_may_change_exist():
     config = {
         "train": config_lib.default_train_config().to_dict(),

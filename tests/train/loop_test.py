@@ -157,6 +157,12 @@ def test_seconds_and_stop_file(tmp_path):
     assert result.step == 0
 
 
+def test_the_bar_knows_the_time_limit(capsys):
+    loop = LoopConfig(progress=True, total_steps=10**9, time_limit=Seconds(1e5))
+    fit(toy.ToyTask(), toy.ToyData(), toy.OPTIM, None, Steps(3), loop=loop)
+    assert "1 day, 3:46:3" in capsys.readouterr().err  # 99 990 to 99 999 s
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_stops(tmp_path, number):
     class Data(toy.ToyData):
