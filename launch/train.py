@@ -89,7 +89,9 @@ def train(
         keep_best=config.train.keep_best,
         best_mode=built.best[1],
     )
-    mesh = make_mesh(config.train.fsdp) if jax.device_count() > 1 else None
+    rules = config_lib.sharding_rules(config.train)
+    # Rules are checked on one device too: they are for the same run on more.
+    mesh = make_mesh(config.train.fsdp) if jax.device_count() > 1 or rules else None
     state = None
     if built.params is not None and not checkpoints.steps():
         state = init_state(built.task, optim, config.seed, params=built.params)
@@ -105,6 +107,7 @@ def train(
             checkpoints=checkpoints,
             writer=writer,
             mesh=mesh,
+            rules=rules,
         )
     finally:
         if hasattr(built.data, "close"):

@@ -10,6 +10,7 @@ Usage:
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import ml_collections
@@ -18,6 +19,7 @@ from attn_jax.core.errors import ConfigError
 from attn_jax.train import stopping
 from attn_jax.train.loop import LoopConfig
 from attn_jax.train.optim import OptimConfig
+from attn_jax.train.sharding import AXES, Rule
 
 # Fields that may differ when a run continues: they decide when it ends and what it shows, not what
 # it computes. A cosine's length is fixed by `optim.decay_steps`, so `steps` may change too.
@@ -73,6 +75,10 @@ def default_train_config() -> ml_collections.ConfigDict:
             "max_restores": 0,
             # Devices that share one copy of the parameters; 1 = every device has its own.
             "fsdp": 1,
+            # Where parameters live, first match wins: ((pattern in the path, (axis or None for
+            # every dimension)), ...), for example (("fc1/kernel$", (None, "fsdp")),). What no rule
+            # matches, and everything without rules: copied, large ones split over `fsdp`.
+            "sharding": (),
             "progress": "auto",  # or `on`, `off`
             "tensorboard": False,
             "wandb": "",  # project name
@@ -124,6 +130,30 @@ def optim_config(train: Any) -> OptimConfig:
     fields["decay_steps"] = fields["decay_steps"] or None
     fields["clip_norm"] = fields["clip_norm"] or None
     return OptimConfig(**fields)
+
+
+def sharding_rules(train: Any) -> tuple[Rule, ...]:
+    """`train.sharding` as rules of `sharding.state_shardings`.
+
+    Raises:
+      ConfigError: one is not a pattern with its axes.
+    """
+    rules = []
+    for number, rule in enumerate(train.sharding):
+        where = f"train.sharding[{number}]"
+        try:
+            pattern, axes = rule
+            re.compile(pattern)
+            rules.append((pattern, tuple(axes)))
+        except (TypeError, ValueError, re.error) as error:
+            raise ConfigError(
+                f"{rule!r} is not a rule ({error})",
+                where=where,
+                fix='Write (pattern, (axis or None, ...)), as in ("fc1/kernel$", (None, "fsdp"))',
+            ) from error
+        if unknown := [axis for axis in rules[-1][1] if axis not in (None, *AXES)]:
+            raise ConfigError(f"there is no axis {unknown[0]!r}", where=where, fix=f"Axes: {AXES}")
+    return tuple(rules)
 
 
 def until(train: Any, best: tuple[str, str], stop_file: str) -> stopping.Any:

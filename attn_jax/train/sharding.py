@@ -53,18 +53,30 @@ def state_shardings(state: Any, mesh: Mesh, rules: Sequence[Rule] = ()) -> Any:
     ones are repeated.
 
     Raises:
-      ConfigError: a rule asks to split a dimension that does not divide, or names an unknown axis.
+      ConfigError: a rule asks to split a dimension that does not divide, names an unknown axis or
+        matches nothing.
     """
+    unused = dict.fromkeys((pattern, tuple(axes)) for pattern, axes in rules)
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for pattern, axes in rules:
             if re.search(pattern, name) and len(axes) == len(leaf.shape):
+                unused.pop((pattern, tuple(axes)), None)
                 _check_rule(name, pattern, axes, leaf.shape, mesh)
                 return NamedSharding(mesh, PartitionSpec(*axes))
         return NamedSharding(mesh, _default_spec(leaf.shape, mesh.shape["fsdp"]))
 
-    return jax.tree_util.tree_map_with_path(place, state)
+    placed = jax.tree_util.tree_map_with_path(place, state)
+    if unused:
+        pattern, axes = next(iter(unused))
+        raise ConfigError(
+            f"rule {pattern!r} places no array of {len(axes)} dimensions: none has such a path, or "
+            "an earlier rule took it",
+            where="train.sharding",
+            fix="Paths are as in a checkpoint, for example params/encoder/norm/scale",
+        )
+    return placed
 
 
 def _default_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:

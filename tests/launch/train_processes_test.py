@@ -131,6 +131,45 @@ def test_two_processes(session, alone, tmp_path):
     assert "--config.distributed.process_id=0" in run["command"]
 
 
+# Trains with rules on all devices; prints how the parameters lie.
+RULES = """
+    import json, pathlib, sys
+    import jax
+    from configs import canvas
+    from launch import tasks, train
+
+    config = canvas.get_config("size=64,tiny")
+    config.update_from_flattened_dict(json.loads(sys.argv[1]))
+    config.train.fsdp = 2
+    config.train.sharding = (
+        ("fc1/kernel$", (None, "fsdp")), ("fc1/bias$", ("fsdp",)), ("fc2/kernel$", ("data", None))
+    )
+    state = train.train(config, pathlib.Path(sys.argv[2]), tasks.build).state
+    mlp = state.params["decoder"]["block_0"]["mlp"]
+    for leaf in (mlp["fc1"]["kernel"], mlp["fc1"]["bias"], mlp["fc2"]["kernel"]):
+        alike = [x for x in jax.tree.leaves(state) if x.shape == leaf.shape]
+        print(json.dumps({
+            "shape": leaf.shape,
+            "shards": sorted({s.data.shape for s in leaf.addressable_shards}),
+            "devices": len(leaf.devices()),
+            "layouts": sorted({str(x.sharding.spec) for x in alike}),
+        }))
+"""
+
+
+@pytest.mark.slow
+def test_four_devices_with_rules(session, alone, tmp_path):
+    options = json.dumps({"data.sessions": str(session), **OPTIONS})
+    lines = testing.run_script(
+        RULES, options, str(tmp_path), devices=4, timeout_s=400
+    ).splitlines()[-3:]
+    assert_same_run(tmp_path, alone)
+    for line, parts in zip(lines, ((1, 2), (2,), (2, 1)), strict=True):
+        found = json.loads(line)
+        shard = [size // n for size, n in zip(found["shape"], parts, strict=True)]
+        assert (found["shards"], found["devices"]) == ([shard], 4)
+
+
 @pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused(session, tmp_path):
     codes, errors = together(session, tmp_path, **{"train.batch_size": 3})

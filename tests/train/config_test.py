@@ -93,6 +93,23 @@ def test_progress(text, value):
         config_lib.loop_config(train, BEST)
 
 
+def test_sharding_rules():
+    train = config_lib.default_train_config()
+    assert config_lib.sharding_rules(train) == ()
+    train.sharding = (["kernel$", [None, "fsdp"]],)
+    assert config_lib.sharding_rules(train) == (("kernel$", (None, "fsdp")),)
+    for rule, message in (
+        (("kernel$",), "not a rule"),
+        (("(", ("data",)), "not a rule"),
+        ((3, ("data",)), "not a rule"),
+        (("kernel$", None), "not a rule"),
+        (("kernel$", ("model",)), r"train\.sharding\[1\]: there is no axis 'model'"),
+    ):
+        train.sharding = (("bias$", ("data",)), rule)
+        with pytest.raises(ConfigError, match=message):
+            config_lib.sharding_rules(train)
+
+
 def test_the_bar_gets_both_limits():
     train = config_lib.default_train_config()
     assert config_lib.loop_config(train, BEST).time_limit is None

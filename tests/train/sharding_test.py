@@ -172,8 +172,9 @@ def struct(*shape):
 def test_rules_by_path():
     mesh = make_mesh()
     state = {"params": {"w": struct(4, 6)}, "opt": {"mu": {"w": struct(4, 6)}, "count": struct()}}
-    found = state_shardings(state, mesh, [("(^|/)w$", ("data", None)), ("w", (None, "data"))])
-    assert found["params"]["w"].spec == PartitionSpec("data", None)
+    rules = [("mu/w$", ("data", None)), ("w$", (None, "data"))]
+    found = state_shardings(state, mesh, rules)
+    assert found["params"]["w"].spec == PartitionSpec(None, "data")
     assert found["opt"]["mu"]["w"].spec == PartitionSpec("data", None)
     assert found["opt"]["count"].spec == PartitionSpec()
 
@@ -203,6 +204,11 @@ def test_errors():
         make_mesh(2)
     with pytest.raises(ConfigError, match="axis 'model'"):
         state_shardings({"w": struct(2)}, make_mesh(), [("w", ("model",))])
+    for rule in (("wrong", ("data",)), ("w", ("data", None))):
+        with pytest.raises(
+            ConfigError, match=rf"'{rule[0]}' places no array of {len(rule[1])} dim"
+        ):
+            state_shardings({"w": struct(2)}, make_mesh(), [("w", ("data",)), rule])
     with pytest.raises(ConfigError, match="'scalar' has 0 rows"):
         place_batch({"scalar": np.float32(1)}, make_mesh())
 
