@@ -154,6 +154,8 @@ class _Fit:
                     reason = reason or self._reason(interrupts)
                 else:
                     improved = False
+                if reason is not None:
+                    self._note_stop(reason)
                 if self._save_due(reason, improved):
                     self._save(reason is not None or improved)
                 if reason is not None:
@@ -214,6 +216,14 @@ class _Fit:
                 fix=f"Evaluated: {', '.join(sorted(metrics))}",
             )
         return run.improves(metrics[loop.best_metric], loop.best_mode)
+
+    def _note_stop(self, reason: StopReason) -> None:
+        """Writes why the run ends, before the save: lines after a checkpoint are written again."""
+        if self.run.step == self._saved_at:
+            return  # a finished run that was started again
+        self._settle()
+        fields = {"event": "stopped", "kind": reason.kind.value, "detail": reason.detail}
+        self._write({**self.run.position(), **fields})
 
     def _save_due(self, reason: StopReason | None, improved: bool) -> bool:
         run, loop, checkpoints = self.run, self.parts.loop, self.parts.checkpoints
@@ -307,6 +317,8 @@ class _Fit:
             values = {name: float(value) for name, value in output.metrics.items()}
             values["loss"] = loss
             values["grad_norm"] = float(output.grad_norm)
+            for group, norm in output.group_norms.items():
+                values[f"grad_norm/{group}"] = float(norm)
             values["learning_rate"] = float(output.learning_rate)
             finite = bool(output.finite)
             self.run.add_step(loss=loss, values=values, finite=finite)

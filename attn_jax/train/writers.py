@@ -24,7 +24,7 @@ from attn_jax.core import files
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.core.typing import PathLike
 
-_POSITION = ("step", "samples", "train_s", "wall_s", "event")
+_POSITION = ("step", "samples", "train_s", "wall_s")
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class Writer(Protocol):
         ...
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Takes `step` and scalars by name."""
+        """Takes `step`, and scalars and texts by name."""
         ...
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class TensorBoardWriter:
     def write(self, line: Mapping[str, Any]) -> None:
         """Writes every scalar of the line."""
         for name, value in line.items():
-            if name not in _POSITION and value is not None:
+            if name not in _POSITION and value is not None and not isinstance(value, str):
                 self._writer.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
@@ -162,6 +162,8 @@ class WandbWriter:
     def __init__(self, project: str, run_id: str, folder: PathLike):
         package = _import("wandb", "wandb")
         self._run = package.init(project=project, id=run_id, resume="allow", dir=os.fspath(folder))
+        self._run.define_metric("samples")
+        self._run.define_metric("*", step_metric="samples")
 
     def truncate(self, step: int) -> None:
         """Nothing to do: the service ignores steps that it already has."""

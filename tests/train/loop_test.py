@@ -49,8 +49,20 @@ def test_counts_and_reports():
     assert result.reason.kind is StopKind.STEPS
     assert (result.step, result.samples) == (7, 7 * toy.BATCH)
     assert int(result.state.step) == 7
-    # Evaluations at 0, 5 and the end; lines of the log at 3 and 6.
-    assert [line["step"] for line in result.history] == [0, 3, 5, 6, 7]
+    # Evaluations at 0, 5 and the end; lines of the log at 3 and 6; why it ended.
+    assert [line["step"] for line in result.history] == [0, 3, 5, 6, 7, 7]
+    assert {k: v for k, v in result.history[-1].items() if k not in CLOCKS} == {
+        "step": 7,
+        "samples": 7 * toy.BATCH,
+        "event": "stopped",
+        "kind": "steps",
+        "detail": "7 of 7 steps done",
+    }
+    log = result.history[1]
+    # Every step's norm is that of its groups together; the lines have means over three steps.
+    assert set(log) >= {"grad_norm", "grad_norm/hidden", "grad_norm/out"}
+    assert max(log["grad_norm/hidden"], log["grad_norm/out"]) < log["grad_norm"]
+    assert log["grad_norm"] < log["grad_norm/hidden"] + log["grad_norm/out"]
     assert result.timing.compile_s > 0
     assert result.timing.samples_per_s > 0
 
@@ -227,8 +239,8 @@ def test_restores_the_last_good_checkpoint(tmp_path):
     loop = LoopConfig(save_every=2, log_every=4, max_skips=3, max_restores=1, progress=False)
     with Checkpoints(tmp_path) as checkpoints:
         result = train(12, data=data, checkpoints=checkpoints, loop=loop)
-    events = [line for line in result.history if "event" in line]
-    assert [(line["step"], line["event"]) for line in events] == [(8, "restored step 4")]
+    events = [(line["step"], line["event"]) for line in result.history if "event" in line]
+    assert events == [(8, "restored step 4"), (12, "stopped")]
     assert int(result.state.step) == 12
     # Four updates before the checkpoint; batches 9 to 12 after it, of which the first is bad.
     assert int(result.state.step - result.state.skipped) == 4 + 3

@@ -54,6 +54,9 @@ def test_wandb_gets_lines_and_its_end(tmp_path, monkeypatch):
     calls = []
 
     class Run:
+        def define_metric(self, name, **kwargs):
+            calls.append((name, kwargs))
+
         def log(self, line, step):
             calls.append((step, line))
 
@@ -72,7 +75,8 @@ def test_wandb_gets_lines_and_its_end(tmp_path, monkeypatch):
     writer.write({"step": 2, "loss": 1.0})
     writer.close()
     assert calls[0]["project"] == "project" and calls[0]["resume"] == "allow"
-    assert calls[1:] == [(2, {"step": 2, "loss": 1.0}), "finish"]
+    assert calls[1:3] == [("samples", {}), ("*", {"step_metric": "samples"})]
+    assert calls[3:] == [(2, {"step": 2, "loss": 1.0}), "finish"]
 
 
 def test_missing_packages_say_how_to_get_them(monkeypatch, tmp_path):

@@ -69,11 +69,30 @@ def hybrid_loss(error2: Float[Array, "*n"], weight: Float[Array, "*n"], alpha: f
     plain = jnp.sum(weight * error2) / total
     if beta <= 0 or alpha >= 1:
         return plain, plain, plain
-    peak = jnp.max(jnp.where(weight > 0, error2, 0.0))
-    # Elements of weight 0 may lie above the peak; without the minimum they would give inf * 0.
-    focus = jax.lax.stop_gradient(jnp.exp(beta * jnp.minimum(error2 - peak, 0.0))) * weight
+    focus = jax.lax.stop_gradient(_focus(error2, weight, beta)[0]) * weight
     focal = jnp.sum(focus * error2) / jnp.sum(focus)
     return alpha * plain + (1 - alpha) * focal, plain, focal
+
+
+def focal_weights(
+    error2: Float[Array, "*n"], weight: Float[Array, "*n"], beta: float
+) -> tuple[Array, Array]:
+    """Weighted mean and maximum of exp(beta e), the focal weights; arguments as for `hybrid_loss`.
+
+    The maximum is cut at exp(80), which float32 still holds, and the mean with it.
+    """
+    focus, peak = _focus(error2, weight, beta)
+    largest = jnp.exp(jnp.minimum(beta * peak, 80.0))
+    return largest * jnp.sum(focus * weight) / jnp.sum(weight), largest
+
+
+def _focus(
+    error2: Float[Array, "*n"], weight: Float[Array, "*n"], beta: float
+) -> tuple[Array, Array]:
+    """exp(beta (e - peak)), and the peak: the largest e among elements that count."""
+    peak = jnp.max(jnp.where(weight > 0, error2, 0.0))
+    # Elements of weight 0 may lie above the peak; without the minimum they would give inf * 0.
+    return jnp.exp(beta * jnp.minimum(error2 - peak, 0.0)), peak
 
 
 def pixel_weights(
@@ -107,7 +126,8 @@ def canvas_loss(
 
     Returns:
       (loss, diagnostics, per_sample): scalar; scalars `plain`, `focal`, `nonblack`,
-      `black_baseline`, `nonblack_fraction`; (b,) the plain error of each sample.
+      `black_baseline`, `nonblack_fraction` and, where the focal term counts, `focal_weight_mean`
+      and `focal_weight_max`; (b,) the plain error of each sample.
     """
     prediction = prediction.astype(jnp.float32)
     error2 = jnp.square(prediction - target)
@@ -125,5 +145,8 @@ def canvas_loss(
         "black_baseline": jnp.sum(inside * jnp.square(target)) / count,
         "nonblack_fraction": lit_count / count,
     }
+    if config.alpha < 1 and config.beta > 0:
+        mean, largest = focal_weights(error2, inside, config.beta)
+        diagnostics |= {"focal_weight_mean": mean, "focal_weight_max": largest}
     per_sample = jnp.sum(inside * error2, (1, 2)) / jnp.sum(inside, (1, 2))
     return loss, diagnostics, per_sample

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_jax.core.errors import ConfigError
-from attn_jax.models.canvas.losses import LossConfig, canvas_loss, hybrid_loss, pixel_weights
+from attn_jax.models.canvas.losses import (
+    LossConfig,
+    canvas_loss,
+    focal_weights,
+    hybrid_loss,
+    pixel_weights,
+)
 from tests import testing
 
 errors = st.lists(st.floats(0, 10, width=32), min_size=1, max_size=20)
@@ -26,6 +32,8 @@ def test_equals_the_unshifted_formula_where_that_is_finite(values, alpha, beta):
     )
     np.testing.assert_allclose(loss, expected, rtol=2e-4, atol=1e-6)
     np.testing.assert_allclose(plain, e.mean(), rtol=1e-5, atol=1e-6)
+    found = focal_weights(jnp.asarray(e, jnp.float32), jnp.ones(len(e), jnp.float32), beta)
+    np.testing.assert_allclose(found, [w.mean(), w.max()], rtol=2e-4)
 
 
 @given(errors)
@@ -71,6 +79,20 @@ def test_diagnostics_and_per_sample():
     np.testing.assert_allclose(parts["nonblack"], 1.0)
     np.testing.assert_allclose(parts["black_baseline"], 1 / 6, rtol=1e-6)
     np.testing.assert_allclose(parts["nonblack_fraction"], 1 / 6, rtol=1e-6)
+
+
+def test_focal_weights_are_told_where_they_count():
+    target = jnp.zeros((1, 2, 3))
+    prediction = jnp.asarray([[[1.0, 0.0, 0.0], [99.0, 99.0, 99.0]]])
+    valid = jnp.asarray([[True, False]])
+    config = LossConfig(alpha=0.1, beta=2.0)
+    _, parts, _ = canvas_loss(prediction, target, target, config, valid)
+    np.testing.assert_allclose(parts["focal_weight_max"], np.exp(2.0), rtol=1e-6)
+    np.testing.assert_allclose(parts["focal_weight_mean"], (np.exp(2.0) + 2) / 3, rtol=1e-6)
+    _, parts, _ = canvas_loss(prediction * 1e3, target, target, config, valid)
+    assert np.isfinite(parts["focal_weight_max"])
+    _, parts, _ = canvas_loss(prediction, target, target, LossConfig(alpha=1.0))
+    assert "focal_weight_max" not in parts
 
 
 def test_padding_is_left_out():
