@@ -241,11 +241,12 @@ class CanvasModel(nn.Module):
     def _table(self, which: str, dim: int) -> Array | None:
         """Additive position table (n, dim) of the patches, or None for rotary positions."""
         kind = self.config.positions
-        if kind == "learned":
-            return self.encoder_positions if which == "encoder" else self.decoder_positions
         if kind == "rotary":
             return None
-        table = pos.sincos_grid(self.config.geometry.grid, dim, normalised=kind == "compat")
+        if kind == "learned":
+            table = self.encoder_positions if which == "encoder" else self.decoder_positions
+        else:
+            table = pos.sincos_grid(self.config.geometry.grid, dim, normalised=kind == "compat")
         return jnp.asarray(table, self.dtype)
 
     def _rotary_positions(self, tokens: Array, batch: int) -> Array | None:

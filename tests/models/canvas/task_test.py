@@ -111,5 +111,16 @@ def test_bfloat16_stays_close():
     np.testing.assert_allclose(rounded, exact, rtol=0.05)
 
 
+@pytest.mark.parametrize(
+    ("positions", "decode"), [("rotary", "last_layer"), ("learned", "slot"), ("compat", "full")]
+)
+def test_positions_are_added_in_bfloat16(positions, decode):
+    config = dataclasses.replace(TINY, positions=positions, decode=decode)
+    task = CanvasTask(config, dtype=jnp.bfloat16)
+    # Adding a float32 table in place warns while tracing, which is an error in tests.
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
 if __name__ == "__main__":
     testing.main()
