@@ -25,6 +25,7 @@ from typing import Any
 import pandas as pd
 
 from attn_jax.analysis import hypotheses, seed_json, tables
+from attn_jax.analysis.options import Options
 from attn_jax.analysis.studies import Source, Study
 from attn_jax.core import files
 from attn_jax.core.errors import ConfigError, InputError
@@ -86,13 +87,13 @@ class Outcome:
     problem: str = ""
 
 
-def options_of(config: Mapping[str, Any]) -> dict[str, tuple[hypotheses.Options, str]]:
+def options_of(config: Mapping[str, Any]) -> dict[str, tuple[Options, str]]:
     """Hypothesis -> its options, and what to do when an input is missing.
 
     Raises:
       ConfigError: an unknown hypothesis or field.
     """
-    known = {field.name for field in dataclasses.fields(hypotheses.Options)}
+    known = {field.name for field in dataclasses.fields(Options)}
     out = {}
     for name, given in config["hypotheses"].items():
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
@@ -105,7 +106,7 @@ def options_of(config: Mapping[str, Any]) -> dict[str, tuple[hypotheses.Options,
                 fix=f"Hypotheses: {', '.join(hypotheses.HYPOTHESES)}; fields:"
                 f" {', '.join(sorted(known))}, missing ({ERROR} or {SKIP})",
             )
-        out[name] = hypotheses.Options(**fields), missing
+        out[name] = Options(**fields), missing
     return out
 
 

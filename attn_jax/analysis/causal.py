@@ -19,29 +19,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 
 from attn_jax.analysis import fidelity, overlap, shift, tables
+from attn_jax.analysis.options import Options
 from attn_jax.analysis.studies import CameraMaps, Source, Study, camera_maps
 from attn_jax.core.errors import RecordError
 from attn_jax.core.typing import NumpyArray
-
-
-@runtime_checkable
-class Options(Protocol):
-    """What these hypotheses use of `hypotheses.Options`."""
-
-    @property
-    def denoise(self) -> str:
-        """How denoising steps are joined."""
-        ...
-
-    def pairs(self) -> Iterator[tuple[str, str]]:
-        """(stream, query group) pairs."""
-        ...
 
 
 def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from attn_jax.analysis import causal, hypotheses
-from attn_jax.analysis.hypotheses import Options
+from attn_jax.analysis.options import Options
 from attn_jax.core.errors import RecordError
 from tests import testing
 from tests.analysis import runs
-from tests.analysis.hypotheses_test import study_of, value
+from tests.analysis.runs import study_of, value
 
 SHAPE = (len(runs.STEPS), runs.HORIZON, 4)
 

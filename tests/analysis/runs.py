@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from attn_jax.analysis import studies
 from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.record import AttentionRecord
-from attn_jax.data.episodes import VARIANTS, Episode, episode_folder, write_episode
-from attn_jax.probe.store import RecordWriter
+from attn_jax.data.episodes import VARIANTS, Episode, episode_folder, read_episode, write_episode
+from attn_jax.probe.store import RecordReader, RecordWriter
 
 GRID = (4, 4)
 BOX = (0, 0, 32, 32)
@@ -173,3 +174,25 @@ def write_variants(run, number=0, *, success=True, seed=0):
             seed=seed + 100 + place,
             info={"variant": key, "method": method, "prompt": key},
         )
+
+
+def source(folder, key=""):
+    recorded = (folder / "commits.jsonl").is_file()
+    return studies.Source(read_episode(folder), RecordReader(folder) if recorded else None, key)
+
+
+def study_of(run):
+    name = "episode_00000"
+    variants = {
+        folder.name: source(folder / "episodes" / name, folder.name)
+        for folder in sorted((run / "variants").glob("*"))
+    }
+    return studies.Study(name, source(run / "episodes" / name), variants)
+
+
+def value(table, **labels):
+    """Mean of the rows with these labels."""
+    for column, label in labels.items():
+        table = table[table[column] == label]
+    assert len(table), labels
+    return float(table.value.mean())

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from attn_jax.analysis import hypotheses
-from attn_jax.analysis.hypotheses import Options
+from attn_jax.analysis.options import Options
 from attn_jax.core.errors import ConfigError, EpisodeError
 from attn_jax.data.droid import read_droid
 from attn_jax.data.episodes import episode_folder, read_episode, write_episode

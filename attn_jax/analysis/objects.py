@@ -1,0 +1,145 @@
+"""Rows of hypotheses about objects in the picture: where maps lie, when, and in which heads.
+
+Axis names: (call, denoise, layer, head, query, key), see `core.record`; o objects.
+
+    table = tables.concat(list(objects(study, options)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from attn_jax.analysis import focus, overlap, tables, temporal
+from attn_jax.analysis.options import Options, chosen_cameras, content_of, with_masks, with_roles
+from attn_jax.analysis.studies import Study, camera_group, camera_maps, capture_fix
+from attn_jax.core.errors import RecordError
+
+
+def objects(study: Study, options: Options) -> Iterator[pd.DataFrame]:
+    """H1.1: overlap of maps (heads joined by their mean) with objects."""
+    source = study.base
+    for stream, query in options.pairs():
+        for camera in with_masks(source, options):
+            maps = camera_maps(source, stream, query, camera)
+            mean = maps.joined(options.denoise).mean(2)
+            coverage = source.coverage(camera, maps.grid, maps.target)
+            content = content_of(source, camera, maps)
+            found = overlap.object_metrics(
+                mean, coverage, tau=options.tau, top_share=options.top_share
+            )
+            picture = overlap.object_metrics(
+                mean,
+                coverage,
+                content=content,
+                tau=options.tau,
+                top_share=options.top_share,
+            )
+            found |= {f"{name}_picture": value for name, value in picture.items()}
+            labels = {"query": query, "camera": camera}
+            axes = {"env_step": maps.env_step, "layer": maps.layers}
+            yield with_roles(
+                tables.tidy(
+                    np.stack(list(found.values())),
+                    {"metric": list(found), **axes, "object": source.episode.objects},
+                    **labels,
+                ),
+                source,
+            )
+            masses = {
+                "bar_mass": overlap.bar_mass(mean, content),
+                "camera_mass": mean.sum((-2, -1)),
+            }
+            yield tables.tidy(
+                np.stack(list(masses.values())), {"metric": list(masses), **axes}, **labels
+            )
+
+
+def temporal_shift(study: Study, options: Options) -> Iterator[pd.DataFrame]:
+    """H3 and H5: mass on objects along the action chunk and the denoising steps."""
+    source = study.base
+    for stream, query in options.pairs():
+        record = source.record([f"{stream}.head_mean", stream])
+        if record is None:
+            raise RecordError(
+                f"stream {stream!r} has no row per action",
+                where=study.name,
+                fix=capture_fix(stream, "head_mean", query),
+            )
+        for camera in with_masks(source, options):
+            group = camera_group(record.layout, camera)
+            assert group.grid is not None
+            top, left, height, width = group.box or (0, 0, *(14 * side for side in group.grid))
+            target = 2 * top + height, 2 * left + width
+            coverage = source.coverage(camera, group.grid, target)
+            curves = temporal.roi_curves(record, group.name, coverage, query=query)
+            steps, labels = source.steps(), {"query": query, "camera": camera}
+            axes = {"env_step": steps, "layer": record.layers, "object": source.episode.objects}
+            found = {
+                "roi_mass": curves.mean((1, 3)),
+                "slope_action": temporal.slope(curves, axis=3).mean(1),
+                "slope_denoise": temporal.slope(curves.mean(3), axis=1),
+                "roi_mass_first_action": curves[:, :, :, 0].mean(1),
+                "roi_mass_last_action": curves[:, :, :, -1].mean(1),
+            }
+            yield with_roles(
+                tables.tidy(
+                    np.stack(list(found.values())), {"metric": list(found), **axes}, **labels
+                ),
+                source,
+            )
+            names = [f"{query}/{number}" for number in range(curves.shape[3])]
+            yield with_roles(
+                tables.tidy(
+                    curves.mean(0),
+                    {
+                        "denoise": record.denoise,
+                        "layer": record.layers,
+                        "query": names,
+                        "object": source.episode.objects,
+                    },
+                    metric="roi_curve",
+                    camera=camera,
+                ),
+                source,
+            )
+
+
+def head_focus(study: Study, options: Options) -> Iterator[pd.DataFrame]:
+    """H4: focus of every head, and its lift on objects where there are masks."""
+    source = study.base
+    for stream, query in options.pairs():
+        for camera in chosen_cameras(source, options):
+            maps = camera_maps(source, stream, query, camera)
+            values = maps.joined(options.denoise)
+            flat = values.reshape(*values.shape[:3], -1)
+            k = max(1, round(options.top_share * flat.shape[-1]))
+            found = {
+                "normalised_entropy": focus.normalised_entropy(flat),
+                "effective_patches": focus.effective_patches(flat),
+                "gini": focus.gini(flat),
+                "topk_mass": focus.top_k_mass(flat, k),
+                "max": focus.normalised(flat).max(-1),
+                "mass": flat.sum(-1),
+            }
+            labels = {"query": query, "camera": camera}
+            axes = {"layer": maps.layers, "head": maps.head_labels}
+            yield tables.tidy(
+                np.stack(list(found.values())),
+                {"metric": list(found), "env_step": maps.env_step, **axes},
+                **labels,
+            )
+            rank = focus.effective_rank(np.moveaxis(flat, 0, 2))
+            yield tables.tidy(rank, axes, metric="effective_rank", **labels)
+            if camera in source.episode.masks and source.episode.objects:
+                coverage = source.coverage(camera, maps.grid, maps.target)
+                lift = overlap.object_metrics(values, coverage, names=("lift",))["lift"]
+                table = tables.tidy(
+                    lift,
+                    {"env_step": maps.env_step, **axes, "object": source.episode.objects},
+                    metric="lift",
+                    **labels,
+                )
+                yield with_roles(table, source)

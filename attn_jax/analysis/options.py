@@ -1,0 +1,89 @@
+"""How hypotheses read an episode, and the small things all of them do with it.
+
+options = Options(streams=("prefix:text", "suffix:action"))
+for camera in with_masks(study.base, options):
+...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pandas as pd
+
+from attn_jax.analysis import overlap
+from attn_jax.analysis.studies import CameraMaps, Source, cameras_of
+from attn_jax.core.errors import ConfigError
+from attn_jax.core.typing import Float, NumpyArray
+
+DENOISE = ("mean", "first", "last")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a hypothesis reads an episode.
+
+    Attributes:
+      streams: `stream:query group`, such as `suffix:action` or `prefix:text`.
+      cameras: cameras; empty takes all of the episode.
+      denoise: how denoising steps are joined: `mean`, `first` or `last`.
+      tau: threshold of the IoU, a share of the largest value.
+      top_share: k of top-k measures, a share of the patches.
+    """
+
+    streams: tuple[str, ...] = ("suffix:action",)
+    cameras: tuple[str, ...] = ()
+    denoise: str = "mean"
+    tau: float = overlap.TAU
+    top_share: float = overlap.TOP_SHARE
+
+    def __post_init__(self):
+        object.__setattr__(self, "streams", tuple(self.streams))
+        object.__setattr__(self, "cameras", tuple(self.cameras))
+        if self.denoise not in DENOISE:
+            raise ConfigError(f"denoise is {self.denoise!r}", fix=f"Use one of {DENOISE}")
+        if any(":" not in name for name in self.streams) or not self.streams:
+            raise ConfigError(f"streams {self.streams}", fix="Write stream:query, as suffix:action")
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """(stream, query group) of every entry."""
+        for name in self.streams:
+            stream, _, query = name.partition(":")
+            yield stream, query
+
+
+def chosen_cameras(source: Source, options: Options) -> tuple[str, ...]:
+    """Cameras that were asked for; all of the episode when none was.
+
+    Raises:
+      ConfigError: a camera that the episode does not have.
+    """
+    known = cameras_of(source)
+    unknown = [name for name in options.cameras if name not in known]
+    if unknown:
+        raise ConfigError(f"no camera {unknown[0]!r}", fix=f"The episode has {', '.join(known)}")
+    return options.cameras or known
+
+
+def with_masks(source: Source, options: Options) -> tuple[str, ...]:
+    """Cameras that have masks; all that were asked for when none has, so that the error says so."""
+    wanted = chosen_cameras(source, options)
+    return tuple(c for c in wanted if c in source.episode.masks) or wanted
+
+
+def content_of(source: Source, camera: str, maps: CameraMaps) -> Float[NumpyArray, "gh gw"]:
+    """Share of every patch of a camera that is picture and not letterbox bar."""
+    picture = source.episode.images[camera].shape[1:3]
+    return overlap.content_share((int(picture[0]), int(picture[1])), maps.grid, maps.target)
+
+
+def _roles(source: Source) -> list[str]:
+    return [source.episode.roles.get(name, "other") for name in source.episode.objects]
+
+
+def with_roles(table: pd.DataFrame, source: Source) -> pd.DataFrame:
+    """Fills `role` from `object`."""
+    roles = dict(zip(source.episode.objects, _roles(source), strict=True))
+    table["role"] = pd.Categorical([roles.get(name, "") for name in table["object"]])
+    return table

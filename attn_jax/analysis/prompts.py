@@ -1,0 +1,118 @@
+"""Rows of hypotheses about the prompt: what other words change, and what single words look at.
+
+Axis names: (call, denoise, layer, head, query, key), see `core.record`; o objects.
+
+    table = tables.concat(list(prompt(study, options)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from attn_jax.analysis import focus, overlap, shift, tables, words
+from attn_jax.analysis.options import Options, chosen_cameras, with_masks, with_roles
+from attn_jax.analysis.studies import Study, camera_maps, capture_fix
+from attn_jax.core.errors import RecordError
+from attn_jax.core.typing import NumpyArray
+
+#: Measures of H2.1 that are given for the first call too.
+FIRST = ("relative_l2", "jsd", "centroid_shift_px", "action_l2_std")
+
+
+def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
+    """H2.1: change of maps and actions in every variant, and from frame to frame.
+
+    Some measures also come as `<name>_first`, of the first call alone: where a prompt decides which
+    way to go, that is when it does, and in the frames that follow there is nothing left to decide.
+    """
+    base = study.base
+    variants = study.of_kind("noise", "paraphrase", "counterfactual", "negation", "empty")
+    if not variants:
+        raise RecordError(
+            "no run with another prompt or noise",
+            where=study.name,
+            fix="Run launch.evaluate with --prompts and --noise_seeds",
+        )
+    for stream, query in options.pairs():
+        for camera in chosen_cameras(base, options):
+            maps = camera_maps(base, stream, query, camera)
+            mean = maps.joined(options.denoise).mean(2)
+            labels = {"query": query, "camera": camera}
+            for key, other in variants.items():
+                changed = camera_maps(other, stream, query, camera)
+                if not np.array_equal(changed.env_step, maps.env_step):
+                    raise RecordError("recorded at other steps than the base", where=key)
+                now = changed.joined(options.denoise).mean(2)
+                found = shift.shift_metrics(mean, now, box=maps.box)
+                axes = {"env_step": maps.env_step, "layer": maps.layers}
+                yield from _with_first(found, axes, variant=key, kind=other.kind, **labels)
+            if len(mean) > 1:
+                found = shift.shift_metrics(mean[:-1], mean[1:], box=maps.box)
+                axes = {"env_step": maps.env_step[:-1], "layer": maps.layers}
+                yield from _with_first(found, axes, variant="next_frame", kind="frame", **labels)
+    actions = base.episode.actions
+    if actions is not None:
+        std = actions.reshape(-1, actions.shape[-1]).std(0).astype(np.float64)
+        for key, other in variants.items():
+            if other.episode.actions is not None:
+                norm, _ = shift.action_delta(actions, other.episode.actions, std)
+                axes = {"env_step": base.episode.env_step}
+                yield from _with_first({"action_l2_std": norm}, axes, variant=key, kind=other.kind)
+
+
+def _with_first(
+    found: Mapping[str, NumpyArray], axes: Mapping[str, Any], **labels: str
+) -> Iterator[pd.DataFrame]:
+    """Tables of measures (env_step, ...), and of `FIRST` for the first call alone."""
+    yield tables.tidy(np.stack(list(found.values())), {"metric": list(found), **axes}, **labels)
+    first = {f"{name}_first": values[:1] for name, values in found.items() if name in FIRST}
+    axes = {**axes, "env_step": axes["env_step"][:1]}
+    yield tables.tidy(np.stack(list(first.values())), {"metric": list(first), **axes}, **labels)
+
+
+def word_attention(study: Study, options: Options) -> Iterator[pd.DataFrame]:
+    """H7.1: lift and entropy of every word; `kind` says whether the word names the object."""
+    source = study.base
+    found_any = False
+    for stream in dict.fromkeys(stream for stream, _ in options.pairs()):
+        record = source.record([stream, f"{stream}.head_mean", f"{stream}.patch_map"])
+        if record is None:
+            continue
+        layout = record.call_layouts[0] if record.call_layouts else record.layout
+        for word in words.words(layout):
+            name = words.PREFIX + word
+            kept = record.query_names or layout.aliases
+            if record.query_names and name not in kept:
+                continue
+            for camera in with_masks(source, options):
+                maps = camera_maps(source, stream, name, camera)
+                mean = maps.joined(options.denoise).mean(2)
+                found_any = True
+                labels = {"query": word, "camera": camera}
+                axes = {"env_step": maps.env_step, "layer": maps.layers}
+                entropy = focus.normalised_entropy(mean.reshape(*mean.shape[:2], -1))
+                yield tables.tidy(entropy, axes, metric="normalised_entropy", **labels)
+                coverage = source.coverage(camera, maps.grid, maps.target)
+                scores = overlap.object_metrics(mean, coverage, names=("overlap", "lift"))
+                for number, item in enumerate(source.episode.objects):
+                    own = word in words.words_of(layout, item)
+                    yield with_roles(
+                        tables.tidy(
+                            np.stack([value[..., number] for value in scores.values()]),
+                            {"metric": list(scores), **axes},
+                            object=item,
+                            kind="own" if own else "other",
+                            **labels,
+                        ),
+                        source,
+                    )
+    if not found_any:
+        raise RecordError(
+            "no attention of single words",
+            where=study.name,
+            fix=capture_fix("prefix", "patch_map", "text/word/*"),
+        )

@@ -1,0 +1,66 @@
+"""Rows of hypotheses about attention as a whole: where mass goes, how layers and frames agree.
+
+Axis names: (call, denoise, layer, head, query, key), see `core.record`.
+
+    table = tables.concat(list(group_budget(study, options)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from attn_jax.analysis import overlap, shift, sinks, tables
+from attn_jax.analysis.options import Options, chosen_cameras, content_of
+from attn_jax.analysis.studies import Study, camera_maps, group_masses
+
+
+def group_budget(study: Study, options: Options) -> Iterator[pd.DataFrame]:
+    """Mass per token group, and of all vision and language together."""
+    for stream, query in options.pairs():
+        found = group_masses(study.base, stream, query)
+        values = found.values.mean(3)  # over heads
+        sums = {
+            f"mass:{name}": values[..., place].mean(1) for place, name in enumerate(found.names)
+        }
+        vision = [i for i, name in enumerate(found.names) if name.startswith("image/")]
+        language = [i for i, n in enumerate(found.names) if n in ("bos", "text", "state", "prompt")]
+        sums["mass:vision"] = values[..., vision].sum(-1).mean(1)
+        sums["mass:language"] = values[..., language].sum(-1).mean(1)
+        yield tables.tidy(
+            np.stack(list(sums.values())),
+            {"metric": list(sums), "env_step": found.env_step, "layer": found.layers},
+            query=query,
+        )
+
+
+def layer_structure(study: Study, options: Options) -> Iterator[pd.DataFrame]:
+    """Similarity of layers, stability over frames, mass on bars and sink patches."""
+    source = study.base
+    for stream, query in options.pairs():
+        for camera in chosen_cameras(source, options):
+            maps = camera_maps(source, stream, query, camera)
+            mean = maps.joined(options.denoise).mean(2)
+            content = content_of(source, camera, maps)
+            labels = {"query": query, "camera": camera}
+            if len(maps.layers) > 1:
+                yield tables.tidy(
+                    shift.layer_similarity(mean),
+                    {"env_step": maps.env_step, "layer": maps.layers[1:]},
+                    metric="similarity_to_previous_layer",
+                    **labels,
+                )
+            found = sinks.sink_patches(mean)
+            masses = {
+                "stability": shift.stability(mean),
+                "sink_mass": np.where(found, mean * content, 0.0).sum((-2, -1)).mean(0),
+                "sink_patches": found.sum((-2, -1)).astype(np.float64),
+                "bar_mass": overlap.bar_mass(mean, content).mean(0),
+            }
+            yield tables.tidy(
+                np.stack(list(masses.values())),
+                {"metric": list(masses), "layer": maps.layers},
+                **labels,
+            )

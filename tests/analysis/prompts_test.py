@@ -1,0 +1,53 @@
+"""Tests of attn_jax.analysis.prompts on runs with planted attention."""
+
+import numpy as np
+import pytest
+
+from attn_jax.analysis import hypotheses
+from attn_jax.analysis.options import Options
+from tests import testing
+from tests.analysis import runs
+from tests.analysis.runs import study_of, value
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    runs.write_run(run, drift=0.1)
+    runs.write_variants(run)
+    return study_of(run)
+
+
+def test_prompts_move_attention_beyond_the_floors(study):
+    table = hypotheses.run(study, "h2_1", Options(streams=("prefix:text",)))
+    labels = {"metric": "relative_l2", "camera": "wrist"}
+    moved = value(table, variant="ball", **labels)
+    assert value(table, variant="ball", kind="counterfactual", **labels) == moved
+    for key in ("noise_1", "please", "next_frame"):
+        assert value(table, variant=key, **labels) < 0.3 * moved
+    assert value(table, variant="next_frame", kind="frame", metric="pearson") > 0.9
+    assert value(table, metric="action_l2_std", variant="ball") > 0
+    base = study.base.episode.actions
+    std = base.reshape(-1, 4).std(0)
+    expected = np.linalg.norm((study.variants["ball"].episode.actions - base) / std, axis=-1).mean()
+    found = value(table, metric="action_l2_std", variant="ball")
+    assert found == pytest.approx(expected, rel=1e-5)
+    first = np.linalg.norm(((study.variants["ball"].episode.actions - base) / std)[0], axis=-1)
+    found = value(table, metric="action_l2_std_first", variant="ball")
+    assert found == pytest.approx(first.mean(), rel=1e-5)
+    frames = table[(table.variant == "ball") & (table.camera == "wrist")]
+    every, one = (frames[frames.metric == f"jsd{end}"] for end in ("", "_first"))
+    assert one.value.tolist() == every[every.env_step == every.env_step.min()].value.tolist()
+
+
+def test_words_and_their_objects(study):
+    table = hypotheses.run(study, "words", Options(streams=("prefix:text",)))
+    assert set(table["query"]) == {"find", "the", "red", "cube"}
+    own = table[table.kind == "own"]
+    assert set(own["query"]) == {"red", "cube"} and set(own.object) == {"red_cube"}
+    assert value(own, metric="lift") == pytest.approx(6.4, rel=0.01)
+    assert value(table, metric="lift", kind="other", object="ball") < 1
+
+
+if __name__ == "__main__":
+    testing.main()

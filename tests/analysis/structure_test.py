@@ -1,0 +1,38 @@
+"""Tests of attn_jax.analysis.structure on runs with planted attention."""
+
+import pytest
+
+from attn_jax.analysis import hypotheses
+from attn_jax.analysis.options import Options
+from tests import testing
+from tests.analysis import runs
+from tests.analysis.runs import study_of, value
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    runs.write_run(run, drift=0.1)
+    runs.write_variants(run)
+    return study_of(run)
+
+
+def test_the_budget_sums_to_one(study):
+    table = hypotheses.run(study, "budget", Options())
+    assert value(table, metric="mass:vision") == pytest.approx(0.5, rel=0.01)
+    assert value(table, metric="mass:language") == pytest.approx(0.5 * 7 / 10, rel=0.01)
+    assert value(table, metric="mass:action") == pytest.approx(0.5 * 3 / 10, rel=0.01)
+    groups = ("image/front", "image/wrist", "bos", "text", "state", "pad", "action")
+    total = sum(value(table, metric=f"mass:{name}") for name in groups)
+    assert total == pytest.approx(1.0, abs=1e-4)
+
+
+def test_layers_and_frames(study):
+    table = hypotheses.run(study, "layers", Options())
+    assert value(table, metric="similarity_to_previous_layer", layer=5) > 0.9
+    assert value(table, metric="stability") > 0.99
+    assert value(table, metric="sink_patches") == 0  # 16 patches cannot exceed 5 sd
+
+
+if __name__ == "__main__":
+    testing.main()
