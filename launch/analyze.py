@@ -66,7 +66,8 @@ def analyse_run(
     register(backend)
     names = [folder.name for folder in episodes.episodes_of(run)]
     folder = app.prepare_workdir(workdir, config)
-    work = [episode_analysis.Job(run, name, folder, plain) for name in names]
+    std = episode_analysis.run_action_std(run, plain)
+    work = [episode_analysis.Job(run, name, folder, plain, std) for name in names]
     waiting = [job for job in work if not job.is_done()]
     logging.info("%d episodes, %d already done", len(work), len(work) - len(waiting))
     failed: dict[str, str] = {}

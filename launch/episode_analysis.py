@@ -14,6 +14,7 @@ configuration.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,9 +23,10 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from attn_jax.analysis import hypotheses, seed_json, tables
+from attn_jax.analysis import hypotheses, seed_json, shift, tables
 from attn_jax.analysis.options import Options
 from attn_jax.analysis.studies import Source, Study
 from attn_jax.core import files
@@ -46,12 +48,14 @@ class Job:
       episode: name of its folder, `episode_00000`.
       out: folder of the analysis.
       config: `hypotheses` -> options of each, as plain data.
+      action_std: of `run_action_std`.
     """
 
     run: pathlib.Path
     episode: str
     out: pathlib.Path
     config: Mapping[str, Any]
+    action_std: tuple[float, ...] | None = None
 
     @property
     def folder(self) -> pathlib.Path:
@@ -60,8 +64,9 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """Of the configuration of the hypotheses."""
-        text = json.dumps(app.jsonable(self.config["hypotheses"]), sort_keys=True)
+        """Of the configuration of the hypotheses, and of the unit of actions."""
+        facts = [self.config["hypotheses"], self.action_std]
+        text = json.dumps(app.jsonable(facts), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def is_done(self) -> bool:
@@ -110,8 +115,33 @@ def options_of(config: Mapping[str, Any]) -> dict[str, tuple[Options, str]]:
     return out
 
 
-def open_study(run: pathlib.Path, episode: str) -> Study:
-    """The episode with every variant that has it.
+def run_action_std(run: pathlib.Path, config: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """Standard deviation of every action dimension over the base episodes of a run.
+
+    Every job gets the same numbers, and an episode is analysed again when they change, as when
+    episodes were added. An episode that cannot be read is named when its turn comes; it does not
+    count here.
+
+    Returns:
+      None when no hypothesis of `config` compares actions, or there are none.
+
+    Raises:
+      ConfigError: episodes with actions of different widths.
+    """
+    if not set(hypotheses.ABOUT_ACTIONS) & set(config["hypotheses"]):
+        return None
+    chunks = []
+    for folder in episodes.episodes_of(run):
+        with contextlib.suppress(InputError):
+            chunks.append(episodes.read_actions(folder))
+    found = [one for one in chunks if one is not None]
+    return tuple(shift.action_std(found).tolist()) if found else None
+
+
+def open_study(
+    run: pathlib.Path, episode: str, action_std: tuple[float, ...] | None = None
+) -> Study:
+    """The episode with every variant that has it; `action_std` is that of the whole run.
 
     Raises:
       InputError: the episode or its record is damaged.
@@ -124,7 +154,8 @@ def open_study(run: pathlib.Path, episode: str) -> Study:
             # Frames that are shared are held once, however many variants there are.
             other = episodes.read_episode(path, frames_of=(base, known))
             variants[key] = Source(other, _reader(path), key)
-    return Study(episode, Source(known, _reader(base)), variants)
+    std = None if action_std is None else np.array(action_std)
+    return Study(episode, Source(known, _reader(base)), variants, std)
 
 
 def _reader(folder: pathlib.Path) -> RecordReader | None:
@@ -146,7 +177,7 @@ def analyse(job: Job) -> Outcome:
 
 
 def _analyse(job: Job) -> Outcome:
-    study = open_study(job.run, job.episode)
+    study = open_study(job.run, job.episode, job.action_std)
     (job.folder / DONE).unlink(missing_ok=True)
     parts, skipped = [], {}
     for name, (options, missing) in options_of(job.config).items():

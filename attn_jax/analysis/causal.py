@@ -44,7 +44,7 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             fix="Write them to variants/ with `intervention` in their info (docs/analysis.md)",
         )
     base = _actions(study.base)
-    variance = base.reshape(-1, base.shape[-1]).var(0)
+    variance = study.units() ** 2
     cases: dict[tuple[str, int, str, str], dict[str, dict[str, NumpyArray]]] = {}
     for key, source in runs.items():
         facts = source.episode.info["intervention"]

@@ -148,7 +148,7 @@ def fidelity_score(
       clean: actions from the whole picture, one per noise seed.
       high: actions without the high set, same noise.
       control: actions without the control, same noise.
-      variance: of every action dimension over the data.
+      variance: of every action dimension over the run, the square of `shift.action_std`.
     """
     gain = squared_error(clean, high, variance) - squared_error(clean, control, variance)
     return np.asarray(gain.mean(0))

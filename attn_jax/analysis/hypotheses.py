@@ -52,6 +52,8 @@ def run(study: Study, name: str, options: Options) -> pd.DataFrame:
     return table
 
 
+#: Those that compare actions, and so need `Study.action_std`.
+ABOUT_ACTIONS = ("h1", "h2_1")
 HYPOTHESES: dict[str, Callable[[Study, Options], Iterator[pd.DataFrame]]] = {
     "h1_1": objects.objects,
     "h1": causal.fidelity_rows,

@@ -56,7 +56,7 @@ def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 yield from _with_first(found, axes, variant="next_frame", kind="frame", **labels)
     actions = base.episode.actions
     if actions is not None:
-        std = actions.reshape(-1, actions.shape[-1]).std(0).astype(np.float64)
+        std = study.units()
         for key, other in variants.items():
             if other.episode.actions is not None:
                 norm, _ = shift.action_delta(actions, other.episode.actions, std)

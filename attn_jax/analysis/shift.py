@@ -7,6 +7,7 @@ correlation of exactly 1.
 Axis names: `*b` `*m` any axes of maps, t frames, gh gw patch grid, H horizon, A action.
 
     scores = shift_metrics(base, other, box=(0, 0, 224, 224))     # each (*b,)
+    std = action_std([episode.actions for episode in run])        # (A,), once for a whole run
     delta = action_delta(base_actions, other_actions, std)        # (*b,) and (*b, A)
 """
 
@@ -32,6 +33,10 @@ METRICS = (
     "jsd",
     "centroid_shift_px",
 )
+#: A dimension whose spread is less than this share of the widest one's does not vary.
+STILL = 1e-4
+_ROUNDING = 1e-6  # of the largest value: what float32 leaves of a constant
+
 Rows = Float[NumpyArray, "*b k"]
 Measure = Float[NumpyArray, "*b"]
 
@@ -132,6 +137,32 @@ def stability(maps: Float[NumpyArray, "t *m gh gw"]) -> Float[NumpyArray, "*m"]:
     return np.where(count > 0, 1.0 - total / np.maximum(count, 1), np.nan)
 
 
+def action_std(chunks: Sequence[NumpyArray]) -> Float[NumpyArray, "A"]:
+    """Standard deviation of every action dimension over a whole run: the unit of its actions.
+
+    One episode is no measure of it. A gripper that rests for an episode would make a step of its
+    closing look enormous, and an episode that moves little would exaggerate every change. So that
+    no dimension is divided by rounding, one that varies less than `STILL` of the widest does not
+    count as varying at all.
+
+    Args:
+      chunks: (call, H, A) of every episode, robot units.
+
+    Returns:
+      (A,) float64; 0 where a dimension does not vary.
+
+    Raises:
+      ConfigError: no chunks, or chunks of several widths.
+    """
+    widths = sorted({one.shape[-1] for one in chunks})
+    if len(widths) != 1:
+        raise ConfigError(f"actions of {widths or 'no'} dimensions have no common spread")
+    rows = np.concatenate([one.reshape(-1, widths[0]) for one in chunks]).astype(np.float64)
+    std = rows.std(0)
+    floor = np.maximum(STILL * std.max(), _ROUNDING * np.abs(rows).max(0))
+    return np.where(std > floor, std, 0.0)
+
+
 def action_delta(
     base: Float[NumpyArray, "*b H A"],
     other: Float[NumpyArray, "*b H A"],
@@ -142,7 +173,7 @@ def action_delta(
     Args:
       base: chunks of the original run, robot units.
       other: chunks of the other run.
-      std: standard deviation of every dimension; dimensions without spread do not count.
+      std: from `action_std`; dimensions without spread do not count.
 
     Returns:
       The Euclidean norm per step, averaged over the horizon; and the mean absolute difference of

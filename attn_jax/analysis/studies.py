@@ -172,11 +172,34 @@ class Study:
       name: unique name of the episode.
       base: the run itself.
       variants: key -> run on the same frames with another prompt, noise or intervention.
+      action_std: (a,) of the whole run, from `shift.action_std`; the unit in which actions are
+        compared. None where no actions are compared.
     """
 
     name: str
     base: Source
     variants: Mapping[str, Source] = dataclasses.field(default_factory=dict)
+    action_std: NumpyArray | None = None
+
+    def units(self) -> Float[NumpyArray, "a"]:
+        """`action_std`.
+
+        Raises:
+          RecordError: it was not given, or not for the dimensions that the base has.
+        """
+        actions = self.base.episode.actions
+        if self.action_std is None:
+            raise RecordError(
+                "actions are compared without the spread that they have in the run",
+                where=self.name,
+                fix="Give Study the action_std that shift.action_std finds over all episodes",
+            )
+        if actions is not None and actions.shape[-1] != len(self.action_std):
+            raise RecordError(
+                f"{actions.shape[-1]} action dimensions, the run has {len(self.action_std)}",
+                where=self.name,
+            )
+        return self.action_std
 
     @property
     def outcome(self) -> str:

@@ -307,18 +307,30 @@ def read_episode(folder: PathLike, *, frames_of: tuple[PathLike, Episode] | None
         ) from error
 
 
+def read_actions(folder: PathLike) -> NumpyArray | None:
+    """(c, H, a) actions of an episode, without reading its pictures; None when it has none.
+
+    Raises:
+      EpisodeError: a file is missing, damaged, or belongs to another episode.
+    """
+    folder = pathlib.Path(folder)
+    return _load(folder / ARRAYS, read_meta(folder)["crc32"], only=("actions",)).get("actions")
+
+
 def _is_shared(folder: pathlib.Path, shared: Mapping[str, str], other: PathLike) -> bool:
     """Whether the frames of an episode are those of the episode in `other`, unchanged since."""
     where = (folder / shared["folder"]).resolve()
     return where == pathlib.Path(other).resolve() and read_meta(where)["crc32"] == shared["crc32"]
 
 
-def _load(path: pathlib.Path, crc32: str) -> dict[str, NumpyArray]:
+def _load(
+    path: pathlib.Path, crc32: str, only: tuple[str, ...] | None = None
+) -> dict[str, NumpyArray]:
     try:
         if _checksum(path) != crc32:
             raise EpisodeError(f"does not belong to the {META} beside it", where=path, fix=_DAMAGED)
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            return {name: arrays[name] for name in arrays.files if only is None or name in only}
     except FileNotFoundError as error:
         raise EpisodeError("file is missing", where=path, fix=_DAMAGED) from error
     except EpisodeError:

@@ -1,9 +1,11 @@
 """Tests of attn_jax.analysis.causal."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from attn_jax.analysis import causal, hypotheses
+from attn_jax.analysis import causal, hypotheses, shift
 from attn_jax.analysis.options import Options
 from attn_jax.core.errors import RecordError
 from tests import testing
@@ -51,6 +53,31 @@ def test_identical_masks_have_fidelity_zero(tmp_path):
     occluded(tmp_path, "control_0", "control", hidden)
     table = hypotheses.run(study_of(tmp_path), "h1", Options())
     assert (table.value[table.metric == "fidelity"] == 0).all()
+
+
+def test_the_unit_is_the_spread_of_the_run(tmp_path):
+    """A gripper that rests in one episode: closing it by 0.01 of its range is a small change."""
+    rng = np.random.default_rng(0)
+    base, other = rng.normal(size=(2, *SHAPE))
+    base[..., 3] = 0.5 + 1e-6 * rng.normal(size=SHAPE[:2])
+    other[..., 3] = rng.random(SHAPE[:2])
+    moved = base + np.array([0, 0, 0, 0.01])
+    runs.write_run(tmp_path, actions=base)
+    runs.write_run(tmp_path, 1, actions=other)
+    occluded(tmp_path, "high_0", "high", moved)
+    occluded(tmp_path, "control_0", "control", base)
+    std = np.concatenate([base, other]).reshape(-1, 4).std(0)
+    table = hypotheses.run(study_of(tmp_path), "h1", Options())
+    expected = (0.01 / std[3]) ** 2 / 4  # the mean over four dimensions
+    assert expected < 1e-3
+    assert value(table, metric="fidelity") == pytest.approx(expected, rel=1e-3)
+    # Alone, the episode says nothing of the gripper: it is left out.
+    alone = dataclasses.replace(study_of(tmp_path), action_std=shift.action_std([base]))
+    assert value(hypotheses.run(alone, "h1", Options()), metric="fidelity") == 0
+    with pytest.raises(RecordError, match=r"shift.action_std"):
+        hypotheses.run(dataclasses.replace(alone, action_std=None), "h1", Options())
+    with pytest.raises(RecordError, match="4 action dimensions, the run has 3"):
+        hypotheses.run(dataclasses.replace(alone, action_std=std[:3]), "h1", Options())
 
 
 def test_incomplete_occlusions_are_named(tmp_path):

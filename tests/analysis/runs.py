@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attn_jax.analysis import studies
+from attn_jax.analysis import shift, studies
 from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.record import AttentionRecord
 from attn_jax.data.episodes import VARIANTS, Episode, episode_folder, read_episode, write_episode
@@ -181,13 +181,15 @@ def source(folder, key=""):
     return studies.Source(read_episode(folder), RecordReader(folder) if recorded else None, key)
 
 
-def study_of(run):
-    name = "episode_00000"
+def study_of(run, name="episode_00000"):
+    """The study of one episode, in units of the actions of all episodes of the run."""
     variants = {
         folder.name: source(folder / "episodes" / name, folder.name)
         for folder in sorted((run / "variants").glob("*"))
     }
-    return studies.Study(name, source(run / "episodes" / name), variants)
+    actions = [read_episode(folder).actions for folder in sorted((run / "episodes").iterdir())]
+    std = shift.action_std(actions)
+    return studies.Study(name, source(run / "episodes" / name), variants, std)
 
 
 def value(table, **labels):

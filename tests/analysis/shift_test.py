@@ -107,6 +107,27 @@ def test_actions_differ_in_standard_deviations():
     assert np.isnan(shift.action_delta(base, other, np.zeros(2))[0]).all()
 
 
+def test_one_spread_for_a_run():
+    rng = np.random.default_rng(0)
+    one, two = rng.normal(size=(4, 3, 3)), 5 + 2 * rng.normal(size=(6, 3, 3))
+    one[..., 2], two[..., 2] = 0.5, 1.0  # a gripper, open in one episode and closed in the other
+    rows = np.concatenate([one.reshape(-1, 3), two.reshape(-1, 3)])
+    np.testing.assert_allclose(shift.action_std([one, two]), rows.std(0), rtol=1e-12)
+    # Where it rests for good, the spread that is left is rounding or noise, and no unit.
+    two[..., 2] = 0.5
+    still = [x + 1e-6 * rng.normal(size=x.shape) for x in (one, two)]
+    for chunks in ([one, two], still):
+        assert shift.action_std(chunks)[2] == 0 and shift.action_std(chunks)[0] > 1
+    # One dimension of constants that float32 does not hold exactly.
+    assert shift.action_std([np.full((9, 7, 1), 0.1, np.float32)]).tolist() == [0.0]
+    # Small is not still: millimetres beside radians.
+    assert (shift.action_std([rng.normal(size=(50, 1, 2)) * [1.0, 1e-3]]) > 0).all()
+    with pytest.raises(ConfigError, match=r"\[2, 3\] dimensions"):
+        shift.action_std([one, one[..., :2]])
+    with pytest.raises(ConfigError, match="no dimensions"):
+        shift.action_std([])
+
+
 def test_bad_arguments():
     with pytest.raises(ConfigError, match="different shapes"):
         shift.shift_metrics(maps(0), maps(0, 1), box=BOX)

@@ -27,6 +27,9 @@ def test_round_trip(tmp_path_factory, calls, size, num_objects, seed, with_actio
     folder = tmp_path_factory.mktemp("episode")
     write_episode(folder, episode)
     equal(read_episode(folder), episode)
+    actions = episodes.read_actions(folder)
+    assert (actions is None) != with_actions
+    np.testing.assert_array_equal(actions, episode.actions)
 
 
 def test_no_masks_at_all(tmp_path):

@@ -1,10 +1,13 @@
 """Tests of launch.analyze."""
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from attn_jax.core.errors import ConfigError, InputError
+from attn_jax.data.episodes import read_episode
 from configs.analysis import all as all_hypotheses
-from configs.analysis import h1_1_objects
+from configs.analysis import h1_1_objects, h2_1_prompt
 from launch import app
 from launch.analyze import analyse_run
 from tests import testing
@@ -44,6 +47,35 @@ def test_a_failing_episode_is_named_and_the_others_are_done(run, tmp_path):
     assert [marker(out, n).is_file() for n in range(3)] == [True, False, True]
     broken.write_bytes(whole)
     assert analyse_run(run, config, out)["analysed"] == 1
+
+
+def test_every_episode_is_in_the_units_of_the_run(tmp_path):
+    """Rows of a damaged run are in other units, so nothing of them stays when it is repaired."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    for number in range(2):
+        runs.write_run(run, number, actions=(1 + 9 * number) * np.random.default_rng(0).normal(
+            size=(3, 3, 4)
+        ))  # fmt: skip
+        runs.write_variants(run, number)
+    config = h2_1_prompt.get_config("tiny")
+
+    def unit(number):
+        rows = pd.read_parquet(marker(out, number).parent / "rows.parquet")
+        norm = rows.value[(rows.metric == "action_l2_std") & (rows.variant == "ball")].item()
+        one, two = (
+            read_episode(place / "episodes" / f"episode_{number:05d}").actions
+            for place in (run, run / "variants" / "ball")
+        )
+        return np.linalg.norm(two - one, axis=-1).mean() / norm
+
+    analyse_run(run, config, out)
+    assert unit(0) == pytest.approx(unit(1), rel=0.1)
+    assert unit(0) > 5  # that of the first episode alone is 1
+    assert analyse_run(run, config, out)["analysed"] == 0
+    runs.write_run(run, 2, actions=np.full((3, 3, 4), 500.0))
+    runs.write_variants(run, 2)
+    assert analyse_run(run, config, out)["analysed"] == 3
+    assert unit(0) > 50
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from attn_jax.analysis import tables
 from attn_jax.core.errors import ConfigError
 from launch import app
-from launch.episode_analysis import Job, analyse, open_study, options_of
+from launch.episode_analysis import Job, analyse, open_study, options_of, run_action_std
 from tests import testing
 from tests.analysis import runs
 
@@ -21,7 +21,8 @@ CONFIG = {
 
 
 def job(run, out, config=None, number=0):
-    return Job(run, f"episode_{number:05d}", out, config or CONFIG)
+    config = config or CONFIG
+    return Job(run, f"episode_{number:05d}", out, config, run_action_std(run, config))
 
 
 def test_an_episode_is_written_whole(tmp_path):
