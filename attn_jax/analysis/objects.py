@@ -80,7 +80,10 @@ def temporal_shift(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             found = {
                 "roi_mass": curves.mean((1, 3)),
                 "slope_action": temporal.slope(curves, axis=3).mean(1),
-                "slope_denoise": temporal.slope(curves.mean(3), axis=1),
+                # Per step of the sampler, whichever of them were kept.
+                "slope_denoise": temporal.slope(
+                    curves.mean(3), axis=1, x=np.array(record.denoise, np.float64)
+                ),
                 "roi_mass_first_action": curves[:, :, :, 0].mean(1),
                 "roi_mass_last_action": curves[:, :, :, -1].mean(1),
             }

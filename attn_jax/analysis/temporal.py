@@ -7,7 +7,7 @@ Axis names: (call, denoise, layer, head, query, key), see `core.record`; r regio
 
     mass = roi_mass(maps, coverage)                    # (..., r)
     curve = roi_curves(record, "image/wrist", coverage)       # (call, denoise, layer, query, r)
-    slope(curve, axis=3)                               # mass per action step
+    slope(curve, axis=1, x=np.array(record.denoise))   # mass per denoising step
 """
 
 from __future__ import annotations
@@ -72,14 +72,26 @@ def roi_curves(
     return np.stack(out)
 
 
-def slope(values: NumpyArray, *, axis: int, step: float = 1.0) -> NumpyArray:
-    """Least-squares slope along one axis, per `step` of that axis; the axis is dropped.
+def slope(values: NumpyArray, *, axis: int, x: Float[NumpyArray, "n"] | None = None) -> NumpyArray:
+    """Least-squares slope along one axis, per unit of `x`; the axis is dropped.
 
-    NaN for fewer than two positions, or where a value is NaN.
+    Args:
+      values: any array.
+      axis: along which the line runs.
+      x: where the positions of that axis lie, such as the numbers of the denoising steps that were
+        kept; None counts them 0, 1, 2, ...
+
+    Returns:
+      NaN for fewer than two different x, or where a value is NaN.
+
+    Raises:
+      ConfigError: another number of x than of positions.
     """
     y = np.moveaxis(np.asarray(values, np.float64), axis, -1)
-    count = y.shape[-1]
-    if count < 2:
+    at = np.arange(y.shape[-1], dtype=np.float64) if x is None else np.asarray(x, np.float64)
+    if len(at) != y.shape[-1]:
+        raise ConfigError(f"{len(at)} places for an axis of {y.shape[-1]} positions")
+    away = at - at.mean() if len(at) else at
+    if not away.any():
         return np.full(y.shape[:-1], np.nan)
-    x = (np.arange(count) - (count - 1) / 2) * step
-    return np.asarray(y @ x / (x @ x))
+    return np.asarray(y @ away / (away @ away))

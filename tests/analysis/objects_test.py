@@ -47,6 +47,14 @@ def test_a_planted_drift_along_the_chunk(study):
     assert value(table, metric="roi_mass_last_action", **labels) == pytest.approx(0.15, rel=0.01)
 
 
+def test_the_slope_along_denoising_is_per_step_of_the_sampler(tmp_path):
+    """Of ten steps two were kept; 0.02 of the camera's 0.25 moves onto the cube with each step."""
+    runs.write_run(tmp_path, share=0.2, denoise=(0, 9), denoise_drift=0.02)
+    table = hypotheses.run(study_of(tmp_path), "h3", Options())
+    labels = {"object": "red_cube", "camera": "wrist"}
+    assert value(table, metric="slope_denoise", **labels) == pytest.approx(0.02 * 0.25, rel=0.01)
+
+
 def test_heads_have_focus_and_lift(study):
     table = hypotheses.run(study, "h4", Options(streams=("prefix:text",)))
     assert set(table["head"]) == {0, 1}

@@ -68,21 +68,23 @@ def row(keys, share, rng, *, vision=0.5):
     return out
 
 
-def records(share, rng, *, drift=0.0):
-    """One call: prefix and suffix; actions look `drift` more at the cube with every action."""
+def records(share, rng, *, drift=0.0, denoise=DENOISE, denoise_drift=0.0):
+    """One call: prefix and suffix; actions look `drift` more at the cube with every action.
+
+    With every denoising step, kept or not, they look `denoise_drift` more.
+    """
     prefix = np.empty((1, 1, 2, 2, LENGTH, LENGTH), np.float32)
-    suffix = np.empty((1, 2, 2, 2, HORIZON, LENGTH + HORIZON), np.float32)
+    suffix = np.empty((1, len(denoise), 2, 2, HORIZON, LENGTH + HORIZON), np.float32)
     for place in np.ndindex(2, 2):
         for query in range(LENGTH):
             prefix[(0, 0, *place, query)] = row(LENGTH, share, rng)
-        for step in range(2):
+        for number, step in enumerate(denoise):
             for action in range(HORIZON):
-                suffix[(0, step, *place, action)] = row(
-                    LENGTH + HORIZON, share + drift * action, rng
-                )
+                here = share + drift * action + denoise_drift * step
+                suffix[(0, number, *place, action)] = row(LENGTH + HORIZON, here, rng)
     return {
         "prefix": AttentionRecord("prefix", prefix, PREFIX, **LABELS),
-        "suffix": AttentionRecord("suffix", suffix, SUFFIX, **LABELS, denoise=DENOISE),
+        "suffix": AttentionRecord("suffix", suffix, SUFFIX, **LABELS, denoise=denoise),
     }
 
 
@@ -125,6 +127,8 @@ def write_run(
     success=True,
     share=0.4,
     drift=0.0,
+    denoise=DENOISE,
+    denoise_drift=0.0,
     seed=0,
     info=None,
     actions=None,
@@ -137,7 +141,9 @@ def write_run(
     if attention:
         with RecordWriter(run, number, codec="float32") as writer:
             for step in STEPS:
-                made = records(share, rng, drift=drift)
+                made = records(
+                    share, rng, drift=drift, denoise=denoise, denoise_drift=denoise_drift
+                )
                 writer.append(reduced(made) if only_reduced else made, env_step=step)
     images = rng.integers(0, 255, (len(STEPS), 32, 32, 3), dtype=np.uint8)
     if actions is None:

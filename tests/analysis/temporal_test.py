@@ -65,14 +65,19 @@ def test_a_planted_drift_has_its_slope():
 
 @given(st.integers(2, 20), st.integers(0, 1000))
 def test_slope_agrees_with_scipy(count, seed):
-    y = np.random.default_rng(seed).normal(size=(2, count, 3))
+    rng = np.random.default_rng(seed)
+    y, x = rng.normal(size=(2, count, 3)), np.cumsum(rng.uniform(0.1, 5, count))
     expected = scipy.stats.linregress(np.arange(count), y[1, :, 2]).slope
     assert temporal.slope(y, axis=1)[1, 2] == pytest.approx(expected, abs=1e-9)
-    np.testing.assert_allclose(temporal.slope(y, axis=1, step=2.0), temporal.slope(y, axis=1) / 2)
+    expected = scipy.stats.linregress(x, y[1, :, 2]).slope
+    assert temporal.slope(y, axis=1, x=x)[1, 2] == pytest.approx(expected, abs=1e-9)
 
 
 def test_one_point_has_no_slope():
     assert np.isnan(temporal.slope(np.ones((2, 1)), axis=1)).all()
+    assert np.isnan(temporal.slope(np.ones((2, 2)), axis=1, x=np.array([3.0, 3.0]))).all()
+    with pytest.raises(ConfigError, match="2 places for an axis of 3"):
+        temporal.slope(np.ones(3), axis=0, x=np.arange(2.0))
 
 
 def test_errors():
