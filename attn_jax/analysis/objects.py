@@ -14,8 +14,9 @@ import pandas as pd
 
 from attn_jax.analysis import focus, overlap, tables, temporal
 from attn_jax.analysis.options import Options, chosen_cameras, content_of, with_masks, with_roles
-from attn_jax.analysis.studies import Study, camera_group, camera_maps, capture_fix
+from attn_jax.analysis.studies import Source, Study, camera_group, camera_maps, capture_fix
 from attn_jax.core.errors import RecordError
+from attn_jax.core.typing import Float, Int, NumpyArray
 
 
 def objects(study: Study, options: Options) -> Iterator[pd.DataFrame]:
@@ -48,6 +49,7 @@ def objects(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 ),
                 source,
             )
+            yield _visible(source, camera, coverage, maps.env_step)
             masses = {
                 "bar_mass": overlap.bar_mass(mean, content),
                 "camera_mass": mean.sum((-2, -1)),
@@ -57,8 +59,23 @@ def objects(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             )
 
 
+def _visible(
+    source: Source,
+    camera: str,
+    coverage: Float[NumpyArray, "call o gh gw"],
+    steps: Int[NumpyArray, "call"],
+) -> pd.DataFrame:
+    """1 in frames that show an object, else 0: its mean is the share of frames behind a mean."""
+    seen = overlap.in_sight(coverage).astype(np.float64)
+    axes = {"env_step": steps, "object": source.episode.objects}
+    return with_roles(tables.tidy(seen, axes, metric="visible", camera=camera), source)
+
+
 def temporal_shift(study: Study, options: Options) -> Iterator[pd.DataFrame]:
-    """H3 and H5: mass on objects along the action chunk and the denoising steps."""
+    """H3 and H5: mass on objects along the action chunk and the denoising steps.
+
+    NaN in frames that do not show the object, which nobody can look at there.
+    """
     source = study.base
     for stream, query in options.pairs():
         record = source.record([f"{stream}.head_mean", stream])
@@ -75,6 +92,8 @@ def temporal_shift(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             target = 2 * top + height, 2 * left + width
             coverage = source.coverage(camera, group.grid, target)
             curves = temporal.roi_curves(record, group.name, coverage, query=query)
+            seen = overlap.in_sight(coverage)
+            curves = np.where(seen[:, None, None, None], curves, np.nan)
             steps, labels = source.steps(), {"query": query, "camera": camera}
             axes = {"env_step": steps, "layer": record.layers, "object": source.episode.objects}
             found = {
@@ -93,10 +112,11 @@ def temporal_shift(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 ),
                 source,
             )
+            yield _visible(source, camera, coverage, steps)
             names = [f"{query}/{number}" for number in range(curves.shape[3])]
             yield with_roles(
                 tables.tidy(
-                    curves.mean(0),
+                    temporal.mean_known(curves, axis=0),
                     {
                         "denoise": record.denoise,
                         "layer": record.layers,

@@ -4,7 +4,7 @@ A map `a` holds the probability of each patch of one camera, not renormalised. A
 share `f` of every patch that its mask covers, by exact area through the letterbox; nothing is drawn
 at another size. Overlap, lift, concentration and the means inside and outside use these shares. The
 set measures (IoU, top-k, AUROC, pointing game, NSS) take a patch as inside when at least half of
-its picture is covered. What is undefined (no mass, no such patch) is NaN.
+its picture is covered. What is undefined (no mass, no such patch, an object out of sight) is NaN.
 
 With `content`, the share of every patch that is picture and not letterbox bar, all measures are of
 the picture alone: mass on bars does not count, and chance is an even spread over the picture.
@@ -66,6 +66,11 @@ def patch_coverage(
     return out.reshape(*masks.shape[:-2], *grid)
 
 
+def in_sight(coverage: Float[NumpyArray, "*b gh gw"]) -> Bool[NumpyArray, "*b"]:
+    """Whether any patch shows an object at all."""
+    return coverage.sum((-2, -1)) > _EMPTY
+
+
 def content_share(
     picture: geometry.Size, grid: geometry.Size, target: geometry.Size
 ) -> Float[NumpyArray, "gh gw"]:
@@ -93,7 +98,7 @@ def object_metrics(
 
     | name | definition |
     |---|---|
-    | overlap | sum(a f) / sum(a) |
+    | overlap | sum(a f) / sum(a); NaN where the object is out of sight |
     | area_fraction, lift | sum(f) / patches; overlap over it, 1 is chance |
     | concentration | mean_inside / mean_outside |
     | mean_inside, mean_outside | sum(a f) / sum(f), sum(a (1 - f)) / sum(1 - f) |
@@ -153,7 +158,8 @@ def _area_measures(a: NumpyArray, f: NumpyArray, c: NumpyArray) -> dict[str, Num
     total = (a @ c)[..., None]
     size_in, size_out = (x.sum(-1)[:, None, :] for x in (f, c - f))
     share = np.broadcast_to(size_in / c.sum(), mass_in.shape)
-    overlap = mass_in / np.where(total > 0, total, np.nan)
+    # An object that no patch shows is out of sight. That nothing lies on it says nothing of a map.
+    overlap = np.where(size_in > _EMPTY, mass_in / np.where(total > 0, total, np.nan), np.nan)
     mean_in, mean_out = ratio(mass_in, size_in), ratio(mass_out, size_out)
     return {
         "overlap": overlap,

@@ -65,7 +65,7 @@ def object_results(
         observed=True,
         sort=False,
         dropna=False,
-    ).dropna(how="all")
+    ).dropna(subset=["overlap"])  # frames that do not show the object: it was not listed there
     out: dict[str, Any] = {}
     numbers: dict[str, int] = {}
     for (step, layer, name, role), values in wide.iterrows():  # type: ignore[misc]

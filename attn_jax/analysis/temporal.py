@@ -72,6 +72,14 @@ def roi_curves(
     return np.stack(out)
 
 
+def mean_known(values: NumpyArray, *, axis: int) -> NumpyArray:
+    """Mean over one axis of what is not NaN; NaN where nothing is known."""
+    known = np.isfinite(values)
+    count = known.sum(axis)
+    total = np.where(known, values, 0.0).sum(axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
 def slope(values: NumpyArray, *, axis: int, x: Float[NumpyArray, "n"] | None = None) -> NumpyArray:
     """Least-squares slope along one axis, per unit of `x`; the axis is dropped.
 

@@ -55,6 +55,39 @@ def test_the_slope_along_denoising_is_per_step_of_the_sampler(tmp_path):
     assert value(table, metric="slope_denoise", **labels) == pytest.approx(0.02 * 0.25, rel=0.01)
 
 
+def test_frames_that_do_not_show_an_object_do_not_count(tmp_path):
+    """Same attention, but the cube is seen in the first of three frames only."""
+
+    def seen():
+        out = runs.masks()
+        out[1:, 0] = False
+        return out
+
+    runs.write_run(tmp_path / "all", drift=0.1)
+    runs.write_run(tmp_path / "one", drift=0.1, seen=seen)
+    cube = {"object": "red_cube", "camera": "wrist"}
+    for name, metrics in (
+        ("h1_1", ("overlap", "overlap_picture", "lift", "iou")),
+        ("h3", ("slope_action", "slope_denoise", "roi_mass", "roi_mass_first_action")),
+    ):
+        whole, part = (
+            hypotheses.run(study_of(tmp_path / run), name, Options()) for run in ("all", "one")
+        )
+        for metric in metrics:
+            assert value(part, metric=metric, **cube) == pytest.approx(
+                value(whole, metric=metric, **cube), rel=0.02, abs=1e-6
+            )
+            later = part[
+                (part.metric == metric) & (part.object == "red_cube") & (part.env_step > 0)
+            ]
+            assert later.value.isna().all()
+        assert value(whole, metric="visible", **cube) == 1
+        assert value(part, metric="visible", **cube) == pytest.approx(1 / 3)
+        assert value(part, metric="visible", object="ball", role="distractor") == 1
+    curve = value(part, metric="roi_curve", query="action/2", **cube)
+    assert curve == pytest.approx(0.6 * 0.25, rel=0.01)
+
+
 def test_heads_have_focus_and_lift(study):
     table = hypotheses.run(study, "h4", Options(streams=("prefix:text",)))
     assert set(table["head"]) == {0, 1}

@@ -124,10 +124,16 @@ def test_ten_percent_of_256_patches_are_26():
     assert one(a, (a >= 256 - 27).astype(float))["topk_recall"] == pytest.approx(26 / 27)
 
 
+def test_an_object_out_of_sight():
+    coverage = np.zeros((2, 1, 4, 4))
+    coverage[1, 0, 2, 2] = 1e-3
+    assert overlap.in_sight(coverage).tolist() == [[False], [True]]
+
+
 def test_what_is_undefined_is_nan():
     a = uniform((4, 4))
     empty = one(a, np.zeros((4, 4)))
-    assert empty["overlap"] == 0 and empty["area_fraction"] == 0
+    assert np.isnan(empty["overlap"]) and empty["area_fraction"] == 0
     assert all(np.isnan(empty[n]) for n in ("lift", "concentration", "iou", "auroc", "nss"))
     assert all(np.isnan(empty[n]) for n in ("topk_precision", "topk_recall", "pointing"))
     full = one(a, np.ones((4, 4)))

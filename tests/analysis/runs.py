@@ -135,6 +135,7 @@ def write_run(
     only_reduced=False,
     objects=OBJECTS,
     attention=True,
+    seen=masks,
 ):
     """Writes one episode of a run; returns its folder."""
     rng = np.random.default_rng([seed, number])
@@ -154,7 +155,7 @@ def write_run(
         images={"front": images, "wrist": images},
         objects=objects,
         roles={"red_cube": "target", "ball": "distractor"} if objects else {},
-        masks={"front": masks(), "wrist": masks()} if objects else {},
+        masks={"front": seen(), "wrist": seen()} if objects else {},
         state=np.zeros((len(STEPS), 2), np.float32),
         actions=np.asarray(actions, np.float32),
     )

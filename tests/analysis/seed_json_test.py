@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from attn_jax.analysis import seed_json, tables
+from attn_jax.analysis import hypotheses, seed_json, tables
+from attn_jax.analysis.options import Options
 from tests import testing
+from tests.analysis import runs
 
 LAYERS, STEPS, OBJECTS = (4, 5), (0, 8), ("cube", "ball")
 
@@ -43,6 +45,22 @@ def shift_frames(episode="e0", outcome="success"):
         camera="wrist",
     )
     return table, values
+
+
+def test_an_object_is_listed_where_it_is_seen_only(tmp_path):
+    def seen():
+        out = runs.masks()
+        out[1, 0] = False
+        return out
+
+    runs.write_run(tmp_path, seen=seen)
+    frames = hypotheses.run(runs.study_of(tmp_path), "h1_1", Options())
+    data = seed_json.object_results(frames, "e0", runs.STEPS)
+    listed = [
+        [found["object_category"] for found in layers["layer_2"]["aggregate_metrics"].values()]
+        for layers in data["frame_results"].values()
+    ]
+    assert listed == [["red_cube", "ball"], ["ball"], ["red_cube", "ball"]]
 
 
 def test_object_results_have_the_keys_of_the_seed():

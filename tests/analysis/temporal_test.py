@@ -63,6 +63,11 @@ def test_a_planted_drift_has_its_slope():
     np.testing.assert_allclose(temporal.slope(curves, axis=3), 0.1, atol=1e-6)
 
 
+def test_means_of_what_is_known():
+    values = np.array([[1.0, np.nan], [3.0, np.nan]])
+    np.testing.assert_array_equal(temporal.mean_known(values, axis=0), [2.0, np.nan])
+
+
 @given(st.integers(2, 20), st.integers(0, 1000))
 def test_slope_agrees_with_scipy(count, seed):
     rng = np.random.default_rng(seed)
