@@ -75,7 +75,7 @@ def _with_first(
 
 
 def word_attention(study: Study, options: Options) -> Iterator[pd.DataFrame]:
-    """H7.1: lift and entropy of every word; `kind` says whether the word names the object."""
+    """H7.1: lift and entropy of every word; `kind` is `own` where it names that object alone."""
     source = study.base
     found_any = False
     for stream in dict.fromkeys(stream for stream, _ in options.pairs()):
@@ -83,6 +83,7 @@ def word_attention(study: Study, options: Options) -> Iterator[pd.DataFrame]:
         if record is None:
             continue
         layout = record.call_layouts[0] if record.call_layouts else record.layout
+        own = words.own_words(layout, source.episode.objects)
         for word in words.words(layout):
             name = words.PREFIX + word
             kept = record.query_names or layout.aliases
@@ -99,13 +100,12 @@ def word_attention(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 coverage = source.coverage(camera, maps.grid, maps.target)
                 scores = overlap.object_metrics(mean, coverage, names=("overlap", "lift"))
                 for number, item in enumerate(source.episode.objects):
-                    own = word in words.words_of(layout, item)
                     yield with_roles(
                         tables.tidy(
                             np.stack([value[..., number] for value in scores.values()]),
                             {"metric": list(scores), **axes},
                             object=item,
-                            kind="own" if own else "other",
+                            kind="own" if word in own[item] else "other",
                             **labels,
                         ),
                         source,

@@ -120,7 +120,7 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
             "reference": 1.0,
             "alternative": "greater",
             "by": ("metric", "layer", "camera"),
-            "where": {"kind": ("own",)},
+            "where": {"kind": ("own",), "role": ("target",)},
         },
     },
     "budget": {

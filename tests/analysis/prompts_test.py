@@ -49,5 +49,15 @@ def test_words_and_their_objects(study):
     assert value(table, metric="lift", kind="other", object="ball") < 1
 
 
+def test_a_shared_word_is_nobodys_own(tmp_path):
+    """The ball is red too: the target's lift of 6.4 is not averaged with that of the ball."""
+    runs.write_run(tmp_path, objects=("red_cube", "red_ball"))
+    table = hypotheses.run(study_of(tmp_path), "words", Options(streams=("prefix:text",)))
+    own = table[table.kind == "own"]
+    assert set(own["query"]) == {"cube"} and set(own.object) == {"red_cube"}
+    assert value(own, metric="lift") == pytest.approx(6.4, rel=0.01)
+    assert value(table, metric="lift", query="red", object="red_ball", kind="other") < 1
+
+
 if __name__ == "__main__":
     testing.main()

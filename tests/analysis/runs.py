@@ -154,7 +154,7 @@ def write_run(
         env_step=np.array(STEPS),
         images={"front": images, "wrist": images},
         objects=objects,
-        roles={"red_cube": "target", "ball": "distractor"} if objects else {},
+        roles=dict(zip(objects, ("target", "distractor"), strict=True)) if objects else {},
         masks={"front": seen(), "wrist": seen()} if objects else {},
         state=np.zeros((len(STEPS), 2), np.float32),
         actions=np.asarray(actions, np.float32),
