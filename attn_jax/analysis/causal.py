@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from attn_jax.analysis import fidelity, overlap, shift, tables
-from attn_jax.analysis.options import Options
+from attn_jax.analysis.options import Options, joined_maps
 from attn_jax.analysis.studies import CameraMaps, Source, Study, camera_maps
 from attn_jax.core.errors import RecordError
 from attn_jax.core.typing import NumpyArray
@@ -130,7 +130,7 @@ def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
         for stream, query in options.pairs():
             for camera in source.episode.masks:
                 maps = camera_maps(source, stream, query, camera)
-                mean = maps.joined(options.denoise).mean(2)
+                mean = joined_maps(maps, options)
                 coverage = source.coverage(camera, maps.grid, maps.target)[:, place : place + 1]
                 lift = overlap.object_metrics(mean, coverage, names=("lift",))["lift"]
                 yield tables.tidy(
@@ -176,7 +176,7 @@ def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 labels = {"variant": key, "kind": "rotation", "query": query, "camera": camera}
                 base = camera_maps(study.base, stream, query, camera)
                 other = camera_maps(source, stream, query, camera)
-                moved = _turned_maps(base, other, degrees, options.denoise)
+                moved = _turned_maps(base, other, degrees, options)
                 axes = {"env_step": base.env_step, "layer": base.layers}
                 yield tables.tidy(
                     np.stack(list(moved.values())), {"metric": list(moved), **axes}, **labels
@@ -185,7 +185,7 @@ def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                     continue
                 scores = [
                     overlap.object_metrics(
-                        maps.joined(options.denoise).mean(2),
+                        joined_maps(maps, options, like=base),
                         run.coverage(camera, maps.grid, maps.target),
                         names=("overlap", "concentration"),
                     )
@@ -203,11 +203,11 @@ def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
 
 
 def _turned_maps(
-    base: CameraMaps, other: CameraMaps, degrees: int, denoise: str
+    base: CameraMaps, other: CameraMaps, degrees: int, options: Options
 ) -> dict[str, NumpyArray]:
     """How far maps of turned pictures are from the turned maps, each (call, layer)."""
-    turned = np.rot90(base.joined(denoise).mean(2), degrees // 90, (-2, -1))
-    now = other.joined(denoise).mean(2)
+    turned = np.rot90(joined_maps(base, options), degrees // 90, (-2, -1))
+    now = joined_maps(other, options, like=base)
     moved = shift.shift_metrics(turned, now, box=base.box, names=("centroid_shift_px",))
     high = [fidelity.top_patches(maps) for maps in (turned, now)]
     both, either = (high[0] & high[1]).sum((-2, -1)), (high[0] | high[1]).sum((-2, -1))

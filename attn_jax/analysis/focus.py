@@ -7,18 +7,14 @@ row without mass has no shape: the result is NaN, not 0. Sums are in float64.
 Axis names: `...` any leading axes, k keys.
 
     entropy(record.select(query="target", key="frame1").reshape(..., -1))     # nats
-    table = per_head(record, effective_patches, query="target")               # (layer, head)
+    table = reduce.per_head(record, effective_patches, query="target")        # (layer, head)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from attn_jax.analysis import reduce
 from attn_jax.core.errors import ConfigError
-from attn_jax.core.record import AttentionRecord
 from attn_jax.core.typing import Float, NumpyArray
 
 Weights = Float[NumpyArray, "*b k"]
@@ -81,33 +77,3 @@ def effective_rank(stack: Float[NumpyArray, "*b n k"]) -> Measure:
     # Below this they are rounding; log would turn them into a rank.
     floor = values[..., :1] * max(stack.shape[-2:]) * np.finfo(np.float64).eps
     return effective_patches(np.where(values > floor, values, 0.0))
-
-
-def per_head(
-    record: AttentionRecord,
-    measure: Callable[[Weights], Measure],
-    *,
-    query: str | None = None,
-    key: str | None = None,
-) -> Float[NumpyArray, "layer head"]:
-    """A focus measure of every row, averaged over calls, denoising steps and queries.
-
-    Args:
-      record: a record with tokens on both axes.
-      measure: a function of this module (use a lambda to fix `k`).
-      query: query group; None takes every real token.
-      key: key group within which the shape is measured; None takes every real key.
-
-    Returns:
-      (layer, head) float64; rows without mass do not count, NaN where no row counts.
-    """
-    rows = reduce.valid_queries(record, query)
-    columns = record.layout.positions("valid" if key is None else key, "key")
-    total = np.zeros(record.shape[2:4])
-    count = np.zeros(record.shape[2:4])
-    for values in reduce.calls(record):
-        score = measure(values[..., rows[:, None], columns])
-        known = np.isfinite(score)
-        total += np.where(known, score, 0.0).sum((0, 3))
-        count += known.sum((0, 3))
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -13,7 +13,14 @@ import numpy as np
 import pandas as pd
 
 from attn_jax.analysis import focus, overlap, tables, temporal
-from attn_jax.analysis.options import Options, chosen_cameras, content_of, with_masks, with_roles
+from attn_jax.analysis.options import (
+    Options,
+    chosen_cameras,
+    content_of,
+    joined_maps,
+    with_masks,
+    with_roles,
+)
 from attn_jax.analysis.studies import Source, Study, camera_group, camera_maps, capture_fix
 from attn_jax.core.errors import RecordError
 from attn_jax.core.typing import Float, Int, NumpyArray
@@ -25,7 +32,7 @@ def objects(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     for stream, query in options.pairs():
         for camera in with_masks(source, options):
             maps = camera_maps(source, stream, query, camera)
-            mean = maps.joined(options.denoise).mean(2)
+            mean = joined_maps(maps, options)
             coverage = source.coverage(camera, maps.grid, maps.target)
             content = content_of(source, camera, maps)
             found = overlap.object_metrics(
@@ -78,12 +85,14 @@ def temporal_shift(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     """
     source = study.base
     for stream, query in options.pairs():
-        record = source.record([f"{stream}.head_mean", stream])
+        # Heads that were averaged in the capture cannot be joined in another way.
+        averaged = [f"{stream}.head_mean"] if options.heads == "mean" else []
+        record = source.record([*averaged, stream])
         if record is None:
             raise RecordError(
                 f"stream {stream!r} has no row per action",
                 where=study.name,
-                fix=capture_fix(stream, "head_mean", query),
+                fix=capture_fix(stream, "head_mean" if averaged else "none", query),
             )
         for camera in with_masks(source, options):
             group = camera_group(record.layout, camera)
@@ -91,7 +100,9 @@ def temporal_shift(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             top, left, height, width = group.box or (0, 0, *(14 * side for side in group.grid))
             target = 2 * top + height, 2 * left + width
             coverage = source.coverage(camera, group.grid, target)
-            curves = temporal.roi_curves(record, group.name, coverage, query=query)
+            curves = temporal.roi_curves(
+                record, group.name, coverage, query=query, heads=options.heads
+            )
             seen = overlap.in_sight(coverage)
             curves = np.where(seen[:, None, None, None], curves, np.nan)
             steps, labels = source.steps(), {"query": query, "camera": camera}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from attn_jax.analysis import overlap
+from attn_jax.analysis import overlap, reduce
 from attn_jax.analysis.studies import CameraMaps, Source, cameras_of
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import Float, NumpyArray
@@ -28,6 +28,8 @@ class Options:
       streams: `stream:query group`, such as `suffix:action` or `prefix:text`.
       cameras: cameras; empty takes all of the episode.
       denoise: how denoising steps are joined: `mean`, `first` or `last`.
+      heads: how heads are joined where a map is of all heads, as in `reduce.join_heads`: `mean`,
+        `max`, `focused:3`, `count:0.9`, ... but not `each`.
       tau: threshold of the IoU, a share of the largest value.
       top_share: k of top-k measures, a share of the patches.
     """
@@ -35,6 +37,7 @@ class Options:
     streams: tuple[str, ...] = ("suffix:action",)
     cameras: tuple[str, ...] = ()
     denoise: str = "mean"
+    heads: str = "mean"
     tau: float = overlap.TAU
     top_share: float = overlap.TOP_SHARE
 
@@ -43,6 +46,8 @@ class Options:
         object.__setattr__(self, "cameras", tuple(self.cameras))
         if self.denoise not in DENOISE:
             raise ConfigError(f"denoise is {self.denoise!r}", fix=f"Use one of {DENOISE}")
+        if reduce.head_reduction(self.heads)[0] == "each":
+            raise ConfigError("heads is 'each'", fix="Join them; hypothesis h4 looks at each")
         if any(":" not in name for name in self.streams) or not self.streams:
             raise ConfigError(f"streams {self.streams}", fix="Write stream:query, as suffix:action")
 
@@ -70,6 +75,31 @@ def with_masks(source: Source, options: Options) -> tuple[str, ...]:
     """Cameras that have masks; all that were asked for when none has, so that the error says so."""
     wanted = chosen_cameras(source, options)
     return tuple(c for c in wanted if c in source.episode.masks) or wanted
+
+
+def joined_maps(
+    maps: CameraMaps, options: Options, like: CameraMaps | None = None
+) -> Float[NumpyArray, "call layer gh gw"]:
+    """Maps with denoising steps and heads joined, float64.
+
+    Args:
+      maps: of a run.
+      options: how.
+      like: maps of another run whose most focused heads are taken, so that two runs are compared
+        in the same heads; None takes those of `maps`.
+
+    Raises:
+      ConfigError: more focused heads than the record keeps apart.
+    """
+    values = maps.joined(options.denoise)
+    calls, layers, heads = values.shape[:3]
+    rows = values.reshape(calls, layers, heads, 1, -1)
+    focused = None
+    if like is not None and reduce.head_reduction(options.heads)[0] == reduce.FOCUSED:
+        other = like.joined(options.denoise)
+        entropy = reduce.map_entropy(other.reshape(len(other), layers, heads, 1, -1))
+        focused = reduce.focused_heads(entropy, int(reduce.head_reduction(options.heads)[1]))
+    return reduce.join_heads(rows, options.heads, focused).reshape(calls, layers, *maps.grid)
 
 
 def content_of(source: Source, camera: str, maps: CameraMaps) -> Float[NumpyArray, "gh gw"]:

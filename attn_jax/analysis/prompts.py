@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from attn_jax.analysis import focus, overlap, shift, tables, words
-from attn_jax.analysis.options import Options, chosen_cameras, with_masks, with_roles
+from attn_jax.analysis.options import Options, chosen_cameras, joined_maps, with_masks, with_roles
 from attn_jax.analysis.studies import Study, camera_maps, capture_fix
 from attn_jax.core.errors import RecordError
 from attn_jax.core.typing import NumpyArray
@@ -40,13 +40,13 @@ def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     for stream, query in options.pairs():
         for camera in chosen_cameras(base, options):
             maps = camera_maps(base, stream, query, camera)
-            mean = maps.joined(options.denoise).mean(2)
+            mean = joined_maps(maps, options)
             labels = {"query": query, "camera": camera}
             for key, other in variants.items():
                 changed = camera_maps(other, stream, query, camera)
                 if not np.array_equal(changed.env_step, maps.env_step):
                     raise RecordError("recorded at other steps than the base", where=key)
-                now = changed.joined(options.denoise).mean(2)
+                now = joined_maps(changed, options, like=maps)
                 found = shift.shift_metrics(mean, now, box=maps.box)
                 axes = {"env_step": maps.env_step, "layer": maps.layers}
                 yield from _with_first(found, axes, variant=key, kind=other.kind, **labels)
@@ -91,7 +91,7 @@ def word_attention(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 continue
             for camera in with_masks(source, options):
                 maps = camera_maps(source, stream, name, camera)
-                mean = maps.joined(options.denoise).mean(2)
+                mean = joined_maps(maps, options)
                 found_any = True
                 labels = {"query": word, "camera": camera}
                 axes = {"env_step": maps.env_step, "layer": maps.layers}

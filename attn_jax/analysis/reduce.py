@@ -4,6 +4,13 @@ Everything takes an `AttentionRecord` and names from its `TokenLayout`; sums are
 rows of real tokens are used: a query group marked invalid (padding, a dummy camera) never enters a
 mean.
 
+Heads have two reductions more, which look at whole maps:
+
+| name | map |
+|---|---|
+| `focused:<k>` | mean over the k heads of each layer with the least normalised entropy |
+| `count:<q>` | how many heads have more on a patch than the q-quantile of their own map |
+
 Axis names: (call, denoise, layer, head, query, key), see `core.record`.
 
     maps = reduce_record(record, query="target", key="frame1", heads="mean", queries="mean")
@@ -16,6 +23,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from attn_jax.analysis import focus
+from attn_jax.analysis.heads import rank_heads
 from attn_jax.core.errors import ConfigError, LayoutError, RecordError
 from attn_jax.core.record import AttentionRecord
 from attn_jax.core.typing import Float, Int, NumpyArray
@@ -28,6 +37,7 @@ _JOINS: dict[str, Callable[..., np.ndarray]] = {
     "median": np.median,
 }
 REDUCTIONS = (*_JOINS, "each")
+FOCUSED, COUNT = "focused", "count"
 
 
 def join(values: NumpyArray, how: str, axis: int) -> NumpyArray:
@@ -47,6 +57,108 @@ def join(values: NumpyArray, how: str, axis: int) -> NumpyArray:
         raise ConfigError(f"nothing to join: axis {axis} of {values.shape} is empty")
     exact = np.asarray(values, np.float64)
     return exact if how == "each" else np.asarray(_JOINS[how](exact, axis=axis))
+
+
+def head_reduction(how: str) -> tuple[str, float]:
+    """(name, parameter) of a reduction of heads; the parameter is NaN where it has none.
+
+    Raises:
+      ConfigError: an unknown name, or a parameter that it cannot have.
+    """
+    name, _, text = how.partition(":")
+    if name in REDUCTIONS and not text:
+        return name, float("nan")
+    try:
+        parameter = float(text)
+    except ValueError:
+        parameter = float("nan")
+    if name == FOCUSED and parameter >= 1 and parameter == int(parameter):
+        return name, parameter
+    if name == COUNT and 0 <= parameter < 1:
+        return name, parameter
+    raise ConfigError(
+        f"unknown reduction of heads {how!r}",
+        fix=f"Use one of {', '.join(REDUCTIONS)}, {FOCUSED}:<heads> or {COUNT}:<quantile below 1>",
+    )
+
+
+def focused_heads(
+    entropy: Float[NumpyArray, "n layer head"], count: int
+) -> Int[NumpyArray, "layer k"]:
+    """Positions of the `count` heads of every layer with the least mean entropy, best first.
+
+    Args:
+      entropy: normalised entropy of every head's map in each of n calls.
+      count: how many.
+
+    Raises:
+      ConfigError: more than there are.
+    """
+    layers, width = entropy.shape[1:]
+    if count > width:
+        raise ConfigError(
+            f"{count} focused heads of {width}",
+            fix="Keep heads apart in the capture (reduce=patch_map or full), or ask for fewer",
+        )
+    ranking = rank_heads(entropy, layers=range(layers), heads=range(width), seed=0, resamples=1)
+    chosen: list[list[int]] = [[] for _ in range(layers)]
+    for layer, head in ranking.order:
+        chosen[layer].append(head)
+    return np.array([found[:count] for found in chosen])
+
+
+def map_entropy(
+    values: Float[NumpyArray, "n layer head query key"],
+) -> Float[NumpyArray, "n layer head"]:
+    """Normalised entropy of every map, mean over its queries; NaN where none has mass."""
+    found = focus.normalised_entropy(values)
+    known = np.isfinite(found)
+    count = known.sum(-1)
+    total = np.where(known, found, 0.0).sum(-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def join_heads(
+    values: Float[NumpyArray, "n layer head query key"],
+    how: str,
+    focused: Int[NumpyArray, "layer k"] | None = None,
+) -> Float[NumpyArray, "n layer ..."]:
+    """Joins heads by name, float64.
+
+    Args:
+      values: maps over the keys that are asked about.
+      how: one of `REDUCTIONS`, `focused:<k>` or `count:<quantile>`.
+      focused: heads that `focused` takes, from `focused_heads`; None finds them in these values.
+
+    Returns:
+      (n, layer, query, key), with a head axis before the query for `each`; mass, or for `count`
+      a number of heads.
+
+    Raises:
+      ConfigError: an unknown name, or more focused heads than there are.
+    """
+    name, parameter = head_reduction(how)
+    exact = np.asarray(values, np.float64)
+    if name == COUNT:
+        threshold = np.quantile(exact, parameter, axis=-1, keepdims=True)
+        return (exact > threshold).sum(2).astype(np.float64)
+    if name == FOCUSED:
+        if focused is None:
+            focused = focused_heads(map_entropy(exact), int(parameter))
+        exact = np.take_along_axis(exact, focused[None, :, :, None, None], axis=2)
+        name = "mean"
+    return join(exact, name, axis=2)
+
+
+def focused_of(
+    record: AttentionRecord, how: str, rows: Int[NumpyArray, "n"], columns: Int[NumpyArray, "_"]
+) -> Int[NumpyArray, "layer k"] | None:
+    """The heads that `focused` takes from a whole record, read call by call; None for others."""
+    name, parameter = head_reduction(how)
+    if name != FOCUSED:
+        return None
+    entropy = [map_entropy(values[..., rows[:, None], columns]).mean(0) for values in calls(record)]
+    return focused_heads(np.stack(entropy), int(parameter))
 
 
 def valid_queries(record: AttentionRecord, query: str | None = None) -> Int[NumpyArray, "n"]:
@@ -86,13 +198,14 @@ def reduce_record(
 ) -> Float[NumpyArray, "call denoise layer ..."]:
     """Maps of named queries onto named keys, with heads and queries joined; float64.
 
-    Heads are joined first, then queries. With `mean` for both the result keeps probability mass.
+    Heads are joined first, then queries, within the keys. With `mean` for both the result keeps
+    probability mass.
 
     Args:
       record: a record with tokens on its query axis.
       query: query group; None takes every real token.
       key: key group; None keeps the whole key axis.
-      heads: how heads are joined, one of `REDUCTIONS`.
+      heads: how heads are joined, one of `REDUCTIONS`, `focused:<k>` or `count:<quantile>`.
       queries: how queries are joined, one of `REDUCTIONS`.
       span: (start, stop) within the chosen queries, for example the sub-words of a word.
 
@@ -109,15 +222,16 @@ def reduce_record(
         chosen = chosen[slice(*span)]
         if not len(chosen):
             raise ConfigError(f"span {span} of query group {query!r} is empty")
+    found = np.arange(record.shape[-1]) if key is None else record.layout.positions(key, "key")
+    focused = focused_of(record, heads, chosen, found)
     joined = [
-        join(join(values[..., chosen, :], heads, axis=2), queries, axis=-2)
+        join(join_heads(values[..., chosen[:, None], found], heads, focused), queries, axis=-2)
         for values in calls(record)
     ]
     maps = np.stack(joined)
     if key is None:
         return maps
-    found = record.layout.positions(key, "key")
-    return maps[..., found].reshape(*maps.shape[:-1], *_unfolded(record, key, len(found)))
+    return maps.reshape(*maps.shape[:-1], *_unfolded(record, key, len(found)))
 
 
 def _unfolded(record: AttentionRecord, key: str, recorded: int) -> tuple[int, ...]:
@@ -125,6 +239,36 @@ def _unfolded(record: AttentionRecord, key: str, recorded: int) -> tuple[int, ..
         return (recorded,)
     grid = record.layout.group(key).grid
     return grid if grid is not None and grid[0] * grid[1] == recorded else (recorded,)
+
+
+def per_head(
+    record: AttentionRecord,
+    measure: Callable[[NumpyArray], NumpyArray],
+    *,
+    query: str | None = None,
+    key: str | None = None,
+) -> Float[NumpyArray, "layer head"]:
+    """A focus measure of every row, averaged over calls, denoising steps and queries.
+
+    Args:
+      record: a record with tokens on both axes.
+      measure: a function of `focus` (use a lambda to fix `k`).
+      query: query group; None takes every real token.
+      key: key group within which the shape is measured; None takes every real key.
+
+    Returns:
+      (layer, head) float64; rows without mass do not count, NaN where no row counts.
+    """
+    rows = valid_queries(record, query)
+    columns = record.layout.positions("valid" if key is None else key, "key")
+    total = np.zeros(record.shape[2:4])
+    count = np.zeros(record.shape[2:4])
+    for values in calls(record):
+        score = measure(values[..., rows[:, None], columns])
+        known = np.isfinite(score)
+        total += np.where(known, score, 0.0).sum((0, 3))
+        count += known.sum((0, 3))
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def quantile_filter(

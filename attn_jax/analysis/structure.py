@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from attn_jax.analysis import overlap, shift, sinks, tables
-from attn_jax.analysis.options import Options, chosen_cameras, content_of
+from attn_jax.analysis.options import Options, chosen_cameras, content_of, joined_maps
 from attn_jax.analysis.studies import Study, camera_maps, group_masses
 
 
@@ -42,7 +42,7 @@ def layer_structure(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     for stream, query in options.pairs():
         for camera in chosen_cameras(source, options):
             maps = camera_maps(source, stream, query, camera)
-            mean = maps.joined(options.denoise).mean(2)
+            mean = joined_maps(maps, options)
             content = content_of(source, camera, maps)
             labels = {"query": query, "camera": camera}
             if len(maps.layers) > 1:

@@ -45,7 +45,7 @@ def roi_curves(
       camera: key group with a patch grid.
       coverage: regions of every call; their own when they move.
       query: query group; its tokens are the time axis of the chunk.
-      heads: how heads are joined, one of `reduce.REDUCTIONS` but `each`.
+      heads: how heads are joined, as in `reduce.join_heads` but for `each`.
 
     Raises:
       RecordError: a record without tokens on its axes, or of another number of calls.
@@ -64,8 +64,9 @@ def roi_curves(
     columns = record.layout.positions(camera, "key")
     if coverage[0, 0].size != len(columns):
         raise RecordError(f"{camera!r} has {len(columns)} patches, regions {coverage.shape[2:]}")
+    focused = reduce.focused_of(record, heads, rows, columns)
     out = [
-        reduce.join(values[..., rows[:, None], columns], heads, axis=2)
+        reduce.join_heads(values[..., rows[:, None], columns], heads, focused)
         @ regions.astype(np.float64).reshape(len(regions), -1).T
         for values, regions in zip(reduce.calls(record), coverage, strict=True)
     ]

@@ -77,7 +77,7 @@ def word_maps(
       record: a record with tokens on both axes whose queries hold the word, such as `prefix`.
       word: as in `words`.
       key: key group.
-      heads: how heads are joined, one of `reduce.REDUCTIONS`.
+      heads: how heads are joined, as in `reduce.join_heads`.
 
     Raises:
       LayoutError: the word is not in the prompt, or was not recorded as a query.

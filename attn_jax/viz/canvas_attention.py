@@ -173,7 +173,7 @@ def examine(run: CanvasRun) -> Findings:
         record = run.records[stream]
         query = _query_of(record)
         budgets[stream] = flowmaps.budget(record, query=query)
-        spread[stream] = focus.per_head(record, focus.effective_patches, query=query)
+        spread[stream] = reduce.per_head(record, focus.effective_patches, query=query)
     return Findings(budgets, spread)
 
 

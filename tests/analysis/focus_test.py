@@ -10,7 +10,6 @@ from hypothesis.extra import numpy as hnp
 from attn_jax.analysis import focus
 from attn_jax.core.errors import ConfigError
 from tests import testing
-from tests.analysis import records
 
 rows = hnp.arrays(np.float64, st.integers(2, 30), elements=st.floats(1e-6, 1.0))
 
@@ -49,26 +48,6 @@ def test_measures_stay_in_their_range(row):
 def test_top_k_is_checked():
     with pytest.raises(ConfigError, match="k is 6"):
         focus.top_k_mass(np.ones(5), 6)
-
-
-def test_per_head_averages_rows_of_a_group():
-    record = records.record(records.GEOMETRY.layout, calls=3)
-    table = focus.per_head(record, focus.entropy, query="target", key="frame0")
-    maps = record.select(query="target", key="frame0").reshape(3, 2, 3, 16, 16)
-    np.testing.assert_allclose(table, focus.entropy(maps).mean((0, 3)), rtol=1e-12)
-
-
-def test_per_head_skips_rows_without_mass():
-    record = records.record(records.GEOMETRY.layout)
-    values = record.values.copy()
-    columns = record.layout.positions("frame0", "key")
-    values[0][..., columns] = 0
-    values[:, :, 1, 2][..., columns] = 0
-    emptied = type(record)("decoder", values, record.layout, record.layers, record.heads)
-    table = focus.per_head(emptied, focus.effective_patches, query="target", key="frame0")
-    full = focus.per_head(record, focus.effective_patches, query="target", key="frame0")
-    assert np.isnan(table[1, 2]) and np.isfinite(table).sum() == 5
-    assert np.all(np.abs(table[0] - full[0]) < 5)
 
 
 if __name__ == "__main__":

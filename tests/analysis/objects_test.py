@@ -47,6 +47,18 @@ def test_a_planted_drift_along_the_chunk(study):
     assert value(table, metric="roi_mass_last_action", **labels) == pytest.approx(0.15, rel=0.01)
 
 
+def test_heads_can_be_joined_in_other_ways(study):
+    """Both heads look alike, so the more focused one has the mean; each has its own best patch."""
+    cube = {"object": "red_cube", "camera": "wrist", "query": "action"}
+    found = hypotheses.run(study, "h1_1", Options(heads="focused:1"))
+    assert value(found, metric="overlap", **cube) == pytest.approx(0.5, rel=0.01)
+    found = hypotheses.run(study, "h1_1", Options(heads="count:0.94"))  # the largest of 16
+    assert value(found, metric="overlap", **cube) == 1
+    labels = {"object": "red_cube", "camera": "wrist", "metric": "roi_mass"}
+    found = hypotheses.run(study, "h3", Options(heads="sum"))
+    assert value(found, **labels) == pytest.approx(2 * 0.5 * 0.25, rel=0.01)
+
+
 def test_the_slope_along_denoising_is_per_step_of_the_sampler(tmp_path):
     """Of ten steps two were kept; 0.02 of the camera's 0.25 moves onto the cube with each step."""
     runs.write_run(tmp_path, share=0.2, denoise=(0, 9), denoise_drift=0.02)

@@ -1,9 +1,13 @@
 """Tests of attn_jax.analysis.options."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from attn_jax.analysis import options
 from attn_jax.analysis.options import Options
+from attn_jax.analysis.studies import camera_maps
 from attn_jax.core.errors import ConfigError
 from tests import testing
 from tests.analysis import runs
@@ -12,9 +16,35 @@ from tests.analysis import runs
 def test_options_are_checked():
     with pytest.raises(ConfigError, match="denoise is 'middle'"):
         Options(denoise="middle")
+    with pytest.raises(ConfigError, match="heads is 'each'"):
+        Options(heads="each")
+    with pytest.raises(ConfigError, match=r"unknown reduction of heads 'best'"):
+        Options(heads="best")
     with pytest.raises(ConfigError, match="stream:query"):
         Options(streams=("suffix",))
     assert list(Options(streams=("prefix:text/word/red",)).pairs()) == [("prefix", "text/word/red")]
+
+
+def test_heads_are_joined_as_asked(tmp_path):
+    source = runs.source(runs.write_run(tmp_path))
+    maps = camera_maps(source, "suffix", "action", "wrist")
+    values = maps.joined("last")
+    for how, expected in (
+        ("mean", values.mean(2)),
+        ("max", values.max(2)),
+        ("count:0.9", (values > np.quantile(values, 0.9, (-2, -1), keepdims=True)).sum(2)),
+    ):
+        found = options.joined_maps(maps, Options(denoise="last", heads=how))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    # A run is compared in the heads that are focused in the base, not in its own.
+    sharp = maps.values.copy()
+    sharp[:, :, 0, 1] = sharp[:, :, 1, 0] = np.eye(16)[3].reshape(4, 4)
+    base = dataclasses.replace(maps, values=sharp)
+    found = options.joined_maps(maps, Options(heads="focused:1"), like=base)
+    values = maps.joined("mean")
+    np.testing.assert_allclose(found, np.stack([values[:, 0, 1], values[:, 1, 0]], 1), rtol=1e-12)
+    with pytest.raises(ConfigError, match="3 focused heads of 2"):
+        options.joined_maps(maps, Options(heads="focused:3"))
 
 
 def test_cameras_with_masks_come_first(tmp_path):

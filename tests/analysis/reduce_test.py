@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_jax.analysis import reduce
+from attn_jax.analysis import focus, reduce
 from attn_jax.core.errors import ConfigError, LayoutError, RecordError
 from attn_jax.core.record import AttentionRecord
 from tests import testing
@@ -103,6 +103,63 @@ def test_top_k_is_ordered_and_ties_go_to_the_lower_index():
     assert values.tolist() == [[3.0, 3.0], [4.0, 3.0]]
     with pytest.raises(ConfigError, match="k is 5"):
         reduce.top_k(np.ones(4), 5)
+
+
+def test_focused_heads_by_hand():
+    """Head 1 of the first layer has one patch, head 2 of the second; the others are even."""
+    layout = records.padded_layout()
+    logits = np.zeros((2, 1, 2, 3, 11, 11))
+    logits[:, :, 0, 1, :, 2] = logits[:, :, 1, 2, :, 3] = 9.0
+    logits[0, :, 0, 0, :, 1] = 0.5  # in one call only
+    record = records.record(layout, logits=logits)
+    maps = reduce.reduce_record(record, query="text", key="image/base", heads="focused:1")
+    values = record.values.astype(np.float64)[..., [8, 9], :][..., :4].mean(-2)
+    expected = np.stack([values[:, :, 0, 1], values[:, :, 1, 2]], axis=2)
+    np.testing.assert_allclose(maps.reshape(expected.shape), expected, rtol=1e-12)
+    two = reduce.reduce_record(record, query="text", key="image/base", heads="focused:2")
+    expected = np.stack([values[:, :, 0, [1, 0]].mean(2), values[:, :, 1, [2, 0]].mean(2)], axis=2)
+    np.testing.assert_allclose(two.reshape(expected.shape), expected, rtol=1e-12)
+    every = reduce.reduce_record(record, query="text", key="image/base", heads="focused:3")
+    mean = reduce.reduce_record(record, query="text", key="image/base")
+    np.testing.assert_allclose(every, mean, rtol=1e-12)
+    with pytest.raises(ConfigError, match=r"4 focused heads of 3.*reduce=patch_map"):
+        reduce.reduce_record(record, query="text", key="image/base", heads="focused:4")
+
+
+def test_count_of_heads_above_a_quantile_by_hand():
+    maps = np.array([[0.1, 0.2, 0.3, 0.4], [0.4, 0.1, 0.3, 0.2], [0.25, 0.25, 0.25, 0.25]])
+    found = reduce.join_heads(maps[None, None, :, None], "count:0.5")
+    assert found[0, 0, 0].tolist() == [1, 0, 2, 1]  # an even map has nothing above its median
+    found = reduce.join_heads(maps[None, None, :, None], "count:0.75")
+    assert found[0, 0, 0].tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "how", ["focused", "focused:0", "focused:1.5", "count:1", "count", "sharp"]
+)
+def test_unknown_reductions_of_heads(how):
+    with pytest.raises(ConfigError, match=r"unknown reduction of heads.*focused:<heads>"):
+        reduce.join_heads(np.ones((1, 1, 2, 1, 4)), how)
+
+
+def test_per_head_averages_rows_of_a_group():
+    record = records.record(records.GEOMETRY.layout, calls=3)
+    table = reduce.per_head(record, focus.entropy, query="target", key="frame0")
+    maps = record.select(query="target", key="frame0").reshape(3, 2, 3, 16, 16)
+    np.testing.assert_allclose(table, focus.entropy(maps).mean((0, 3)), rtol=1e-12)
+
+
+def test_per_head_skips_rows_without_mass():
+    record = records.record(records.GEOMETRY.layout)
+    values = record.values.copy()
+    columns = record.layout.positions("frame0", "key")
+    values[0][..., columns] = 0
+    values[:, :, 1, 2][..., columns] = 0
+    emptied = type(record)("decoder", values, record.layout, record.layers, record.heads)
+    table = reduce.per_head(emptied, focus.effective_patches, query="target", key="frame0")
+    full = reduce.per_head(record, focus.effective_patches, query="target", key="frame0")
+    assert np.isnan(table[1, 2]) and np.isfinite(table).sum() == 5
+    assert np.all(np.abs(table[0] - full[0]) < 5)
 
 
 if __name__ == "__main__":
