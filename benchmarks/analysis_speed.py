@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 from absl import flags
 
-from attn_jax.analysis import focus, heads, overlap, shift, temporal
+from attn_jax.analysis import focus, heads, overlap, presets, shift, temporal
 from launch import app
 
 SMALL = flags.DEFINE_bool(
@@ -41,8 +41,6 @@ ROUNDS = flags.DEFINE_integer(
 RSS = flags.DEFINE_bool("rss", False, "Internal: run ours in this process, print its memory.")
 
 BOX = (0, 0, 224, 224)
-# cv2.applyColorMap makes this table anew on every call, which would be most of the loop's time.
-JET = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_JET)[:, 0]
 GRID = (16, 16)
 
 
@@ -154,7 +152,7 @@ def loop(data: Data) -> dict[str, Any]:
     scores = []
     for layer in range(layers):
         for head in range(num_heads):
-            values = [_grey_variance(data.base[frame, layer, head]) for frame in range(frames)]
+            values = [presets.seed2_focus(data.base[frame, layer, head]) for frame in range(frames)]
             scores.append(((layer, head), float(np.mean(values))))
     scores.sort(key=lambda item: item[1], reverse=True)
     return {"h1_1": objects, "h2_1": shifts, "h3": curves, "h4": scores}
@@ -185,12 +183,6 @@ def _difference(base: np.ndarray, other: np.ndarray) -> dict[str, float]:
         "l2_distance": float(np.linalg.norm(diff)),
         "correlation": float(np.corrcoef(base.flatten(), other.flatten())[0, 1]),
     }
-
-
-def _grey_variance(attn: np.ndarray) -> float:
-    big = cv2.resize(attn, (224, 224), interpolation=cv2.INTER_CUBIC)
-    norm = np.uint8(np.clip(255 * big / (np.max(big) + 1e-8), 0, 255))
-    return float(np.var(cv2.cvtColor(JET[norm], cv2.COLOR_BGR2GRAY)))
 
 
 def _seconds(function: Any, data: Data) -> tuple[float, float]:

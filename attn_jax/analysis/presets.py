@@ -11,8 +11,12 @@ Axis names: (call, denoise, layer, head, query, key), see `core.record`; gh gw p
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
+
 import cv2
 import numpy as np
+import scipy.stats
 
 from attn_jax.analysis import reduce
 from attn_jax.core.errors import RecordError
@@ -118,13 +122,89 @@ def seed2_fidelity(
     return float(np.mean((clean - high) ** 2) - np.mean((clean - low) ** 2))
 
 
-def seed2_focus(patch_map: Float[NumpyArray, "gh gw"]) -> float:
-    """seed2: variance of the map scaled to 1, largest when half of the patches are hot.
+def seed2_masks(
+    patch_map: Float[NumpyArray, "gh gw"],
+    *,
+    rng: np.random.Generator,
+    percentile: float = 90.0,
+) -> tuple[Bool[NumpyArray, "gh gw"], Bool[NumpyArray, "gh gw"]]:
+    """seed2: (high, low) patches of one camera that its fidelity test hid.
 
-    One hot patch of 256 gives .004 and 128 give .25, so the sharpest heads rank low. (It was
-    computed from grey JPEG files, at 255 times 255 of this.)
+    High is what exceeds a percentile of the map, bars included; low is as many of the other patches
+    drawn one by one. A set of attended patches is compact and drawn ones are scattered, so the two
+    differ in shape as well; and a map with equal values may have fewer than its share above.
+
+    Args:
+      patch_map: `seed2_maps(record, camera, heads="max")` of one call and layer.
+      rng: of the draw; theirs had no seed.
+      percentile: in [0, 100].
     """
-    return float(np.var(patch_map.astype(np.float64) / (patch_map.max() or 1.0)))
+    high = patch_map > np.percentile(patch_map, percentile)
+    low = np.zeros_like(high)
+    others = np.flatnonzero(~high)
+    low.ravel()[rng.choice(others, min(int(high.sum()), len(others)), replace=False)] = True
+    return high, low
+
+
+def seed2_occlusion(
+    infer: Callable[[dict[str, NumpyArray]], Float[NumpyArray, "H A"]],
+    pictures: Mapping[str, NumpyArray],
+    maps: Mapping[str, Float[NumpyArray, "gh gw"]],
+    *,
+    seed: int,
+    percentile: float = 90.0,
+) -> dict[str, float]:
+    """seed2: its whole fidelity test of one frame and layer, both cameras covered at once.
+
+    Which camera mattered cannot be told, and the two masks differ in shape (`seed2_masks`). Its
+    policy drew other noise in each of the three inferences; that is the business of `infer` here.
+
+    Args:
+      infer: pictures by camera -> actions.
+      pictures: (h, w, 3) of every camera, whole patches; covered ones become 0, black.
+      maps: map of every camera.
+      seed: of the low masks.
+      percentile: of `seed2_masks`.
+
+    Returns:
+      `mse_high`, `mse_low` and `fidelity`, their difference.
+    """
+    rng = np.random.default_rng(seed)
+    hidden: list[dict[str, NumpyArray]] = [{}, {}]
+    for camera, patch_map in maps.items():
+        for out, patches in zip(
+            hidden, seed2_masks(patch_map, rng=rng, percentile=percentile), strict=True
+        ):
+            sides = [n // m for n, m in zip(pictures[camera].shape, patches.shape, strict=False)]
+            pixels = np.kron(patches, np.ones(sides, bool)).astype(bool)
+            out[camera] = np.where(pixels[..., None], 0, pictures[camera])
+    clean, high, low = (infer({**pictures, **one}) for one in ({}, *hidden))
+    return {
+        "mse_high": float(np.mean((clean - high) ** 2)),
+        "mse_low": float(np.mean((clean - low) ** 2)),
+        "fidelity": seed2_fidelity(clean, high, low),
+    }
+
+
+def seed2_focus(patch_map: Float[NumpyArray, "gh gw"]) -> float:
+    """seed2: variance of the grey values of its picture of a head, in JET colours at 224 x 224.
+
+    The picture is made by cubic interpolation, scaled to 255 and cast to eight bits, where negative
+    overshoot wraps around; only its JPEG compression is left out. JET has its darkest grey at both
+    ends, so this is no measure of focus: a map half of which is hot has a larger one than a single
+    hot patch, and so the sharpest heads rank low.
+    """
+    big = cv2.resize(patch_map.astype(np.float64), (224, 224), interpolation=cv2.INTER_CUBIC)
+    scaled = 255 * big / (np.max(big) + _EPS)
+    wrapped = scaled.astype(np.int64).astype(np.uint8)
+    grey = cv2.cvtColor(_jet()[wrapped], cv2.COLOR_BGR2GRAY)
+    return float(np.var(grey))
+
+
+@functools.cache
+def _jet() -> NumpyArray:
+    """(256, 3) BGR. OpenCV makes this table anew on every call, which would be most of the time."""
+    return cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_JET)[:, 0]
 
 
 def seed2_entropy(patch_map: Float[NumpyArray, "gh gw"]) -> float:
@@ -155,6 +235,15 @@ def seed2_roi_mass(
     x1, y1, x2, y2 = box
     inside = ((y >= y1) & (y < y2))[:, None] & ((x >= x1) & (x < x2))[None]
     return float(patch_map.astype(np.float64)[inside].sum())
+
+
+def seed2_student_t(x: Float[NumpyArray, "n"], y: Float[NumpyArray, "m"]) -> tuple[float, float]:
+    """seed2: (t, two-sided p) of Student's test, which takes the variances as equal.
+
+    It was given frames of all episodes as independent samples.
+    """
+    found = scipy.stats.ttest_ind(x, y)
+    return float(found.statistic), float(found.pvalue)
 
 
 def seed2_cohens_d(x: Float[NumpyArray, "n"], y: Float[NumpyArray, "m"]) -> float:

@@ -6,7 +6,8 @@
 A hypothesis has `streams` (`stream:query group`), `cameras` (empty: all), `denoise` (`mean`,
 `first` or `last`), `heads` (how they are joined), `tau`, `top_share`, and `missing`: `error`, or
 `skip` to leave it out, with the reason in `done.json`, where an episode lacks what it needs. A
-family has the fields of `attn_jax.analysis.aggregate.Family`. Families are declared here, before anything is tested.
+family has the fields of `attn_jax.analysis.aggregate.Family`. Families are declared here, before
+anything is tested.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import scipy.stats
 
 from attn_jax.analysis import focus, overlap, presets, reduce, shift, stats
 from attn_jax.core.errors import RecordError
@@ -112,12 +113,75 @@ def test_seed2_shift():
     np.testing.assert_allclose(halved["relative_l2"], ours["relative_l2"])
 
 
-def test_seed2_focus_has_the_known_values():
-    maps = np.zeros((3, 256))
-    maps[0, 0], maps[1, :128], maps[2] = 1.0, 1 / 128, 1 / 256
-    found = [presets.seed2_focus(m.reshape(16, 16)) for m in maps]
-    assert found == pytest.approx([0.0039, 0.25, 0.0], abs=1e-4)
-    assert np.argsort(focus.normalised_entropy(maps)).tolist() == [0, 1, 2]
+def test_seed2_focus_is_the_variance_of_a_grey_picture():
+    maps = np.zeros((3, 16, 16))
+    maps[0, 3, 3], maps[1, :8], maps[2] = 1.0, 1 / 128, 1 / 256
+    noise = np.random.default_rng(0).random((16, 16))
+    for patch_map in (*maps, noise):
+        # As the seed draws it, pixel by pixel; its cast to eight bits wraps.
+        big = cv2.resize(patch_map, (224, 224), interpolation=cv2.INTER_CUBIC)
+        wrapped = [[int(255 * v / (big.max() + 1e-8)) % 256 for v in row] for row in big]
+        picture = cv2.applyColorMap(np.array(wrapped, np.uint8), cv2.COLORMAP_JET)
+        grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+        assert presets.seed2_focus(patch_map) == pytest.approx(np.var(grey))
+    found = [presets.seed2_focus(m) for m in maps]
+    # Half a picture counts as more focused than a single patch.
+    assert found[1] > found[0] > found[2] == 0
+    assert np.argsort(focus.normalised_entropy(maps.reshape(3, -1))).tolist() == [0, 1, 2]
+
+
+def test_seed2_masks_take_a_percentile_and_draw_the_rest():
+    patch_map = np.random.default_rng(0).random((16, 16))
+    high, low = presets.seed2_masks(patch_map, rng=np.random.default_rng(1))
+    order = np.argsort(patch_map, axis=None)
+    assert set(np.flatnonzero(high)) == set(order[-26:])  # 10 % of 256
+    assert low.sum() == 26 and not (high & low).any()
+    drawn = [presets.seed2_masks(patch_map, rng=np.random.default_rng(n))[1] for n in range(40)]
+    # Drawn evenly from what is not high, in no shape: every other patch comes up in turn.
+    assert (np.mean(drawn, 0)[~high] < 0.5).all() and np.mean(drawn, 0)[~high].mean() > 0.1
+    assert presets.seed2_masks(np.ones((4, 4)), rng=np.random.default_rng(0))[0].sum() == 0
+
+
+def test_seed2_occlusion_as_the_seed_describes_it():
+    rng = np.random.default_rng(0)
+    pictures = {name: rng.integers(0, 255, (224, 224, 3)).astype(float) for name in ("a", "b")}
+    maps = {name: rng.random((16, 16)) for name in pictures}
+    weights = {name: rng.normal(size=(224, 224, 3)) for name in pictures}
+
+    def infer(seen):
+        total = sum(float((weights[name] * seen[name]).sum()) for name in weights)
+        return np.array([[total, 2 * total]])
+
+    found = presets.seed2_occlusion(infer, pictures, maps, seed=5)
+    # Straight: percentile, random others, both cameras black at once.
+    draw = np.random.default_rng(5)
+    covered = {"high": {}, "low": {}}
+    for name, patch_map in maps.items():
+        high = patch_map > np.percentile(patch_map, 90)
+        places = draw.choice(np.flatnonzero(~high), int(high.sum()), replace=False)
+        sets = {"high": np.flatnonzero(high), "low": places}
+        for which, patches in sets.items():
+            picture = pictures[name].copy()
+            for patch in patches:
+                row, column = divmod(int(patch), 16)
+                picture[14 * row : 14 * row + 14, 14 * column : 14 * column + 14] = 0
+            covered[which][name] = picture
+    clean = infer(pictures)
+    mse = {which: np.mean((clean - infer(seen)) ** 2) for which, seen in covered.items()}
+    assert found["mse_high"] == pytest.approx(mse["high"])
+    assert found["mse_low"] == pytest.approx(mse["low"])
+    assert found["fidelity"] == pytest.approx(mse["high"] - mse["low"])
+
+
+def test_seed2_student_t_by_its_formula():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0.5, 1, 11), rng.normal(0, 3, 35)  # the sizes of its report
+    n, m = len(x), len(y)
+    pooled = ((n - 1) * x.var(ddof=1) + (m - 1) * y.var(ddof=1)) / (n + m - 2)
+    t = (x.mean() - y.mean()) / np.sqrt(pooled * (1 / n + 1 / m))
+    p = 2 * scipy.stats.t.sf(abs(t), n + m - 2)
+    assert presets.seed2_student_t(x, y) == pytest.approx((t, p))
+    assert abs(stats.welch(x, y).p - p) > 0.01  # unequal spread, unequal sizes
 
 
 def test_seed2_entropy_stability_and_regions():
