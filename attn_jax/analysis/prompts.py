@@ -59,9 +59,16 @@ def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
         std = study.units()
         for key, other in variants.items():
             if other.episode.actions is not None:
-                norm, _ = shift.action_delta(actions, other.episode.actions, std)
+                norm, dimensions = shift.action_delta(actions, other.episode.actions, std)
                 axes = {"env_step": base.episode.env_step}
                 yield from _with_first({"action_l2_std": norm}, axes, variant=key, kind=other.kind)
+                yield tables.tidy(
+                    dimensions,
+                    {**axes, "query": [f"dimension/{i}" for i in range(dimensions.shape[-1])]},
+                    metric="action_abs_std",
+                    variant=key,
+                    kind=other.kind,
+                )
 
 
 def _with_first(

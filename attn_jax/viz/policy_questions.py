@@ -46,7 +46,7 @@ QUESTIONS: dict[str, Question] = {
     "prompt_moves_first_actions": Question(
         "Does another prompt change the first actions?",
         "change minus null floor, standard deviations",
-        "Distance of the first action chunk, in standard deviations of the actions of the episode.",
+        "Distance of the first action chunk, in standard deviations of the actions of the run.",
     ),
     "prompt_moves_attention": Question(
         "Does another prompt move attention more than other noise or the next frame do?",
@@ -57,7 +57,7 @@ QUESTIONS: dict[str, Question] = {
     "prompt_moves_actions": Question(
         "Does another prompt change the actions more than other noise does?",
         "change minus null floor, standard deviations",
-        "Distance of the action chunks, in standard deviations of the actions of the episode, mean "
+        "Distance of the action chunks, in standard deviations of the actions of the run, mean "
         "over its frames. Once a policy is on its way, another prompt has less to say: see the "
         "first prediction.",
     ),

@@ -35,6 +35,11 @@ def test_prompts_move_attention_beyond_the_floors(study):
     first = np.linalg.norm(((study.variants["ball"].episode.actions - base) / std)[0], axis=-1)
     found = value(table, metric="action_l2_std_first", variant="ball")
     assert found == pytest.approx(first.mean(), rel=1e-5)
+    apart = np.abs(study.variants["ball"].episode.actions - base) / std
+    for number in range(4):
+        labels = {"variant": "ball", "query": f"dimension/{number}"}
+        found = value(table, metric="action_abs_std", **labels)
+        assert found == pytest.approx(apart[..., number].mean(), rel=1e-5)
     frames = table[(table.variant == "ball") & (table.camera == "wrist")]
     every, one = (frames[frames.metric == f"jsd{end}"] for end in ("", "_first"))
     assert one.value.tolist() == every[every.env_step == every.env_step.min()].value.tolist()
