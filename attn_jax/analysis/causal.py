@@ -18,7 +18,8 @@ Axis names: call, layer, o objects, gh gw patch grid.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,8 +106,11 @@ def _clean(study: Study, noise: str) -> NumpyArray:
 def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     """H2.2: whether answers are right, and how much the question's text looks at its object.
 
+    `correct` is NaN for a question without an expected answer or that was not answered at all, and
+    there is one row `lift`, NaN, when no question could be set against a mask.
+
     Raises:
-      RecordError: no runs with questions.
+      RecordError: no runs with questions, or one about an object that the episode does not have.
     """
     runs = {k: v for k, v in study.variants.items() if "vqa" in v.episode.info}
     if not runs:
@@ -115,24 +119,28 @@ def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             where=study.name,
             fix="Ask a checkpoint with a text head: launch.answer --run --questions",
         )
+    looked = False
     for key, source in runs.items():
         facts = source.episode.info["vqa"]
         labels = {"variant": key, "kind": "vqa"}
-        if facts.get("expected") is not None:
-            said = facts.get("answer", "")
-            given = [said] if isinstance(said, str) else list(said)
-            right = [plain(str(answer)) == plain(str(facts["expected"])) for answer in given]
-            yield tables.tidy(np.array(np.mean(right)), {}, metric="correct", **labels)
-        asked = facts.get("object")
-        if source.reader is None or asked not in source.episode.objects:
+        yield tables.tidy(np.array(_share_right(facts)), {}, metric="correct", **labels)
+        asked, known = facts.get("object"), source.episode.objects
+        if asked is not None and known and asked not in known:
+            raise RecordError(
+                f"a question about {asked!r}, the episode has {', '.join(known)}",
+                where=f"{study.name}, variant {key}",
+                fix="Correct `object` of the question, or leave it out",
+            )
+        if source.reader is None or asked not in known:
             continue
-        place = source.episode.objects.index(asked)
         for stream, query in options.pairs():
             for camera in source.episode.masks:
+                place = known.index(asked)
                 maps = camera_maps(source, stream, query, camera)
                 mean = joined_maps(maps, options)
                 coverage = source.coverage(camera, maps.grid, maps.target)[:, place : place + 1]
                 lift = overlap.object_metrics(mean, coverage, names=("lift",))["lift"]
+                looked = True
                 yield tables.tidy(
                     lift,
                     {"env_step": maps.env_step, "layer": maps.layers, "object": [asked]},
@@ -142,6 +150,18 @@ def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                     role=source.episode.roles.get(asked, "other"),
                     **labels,
                 )
+    if not looked:
+        yield tables.tidy(np.array(np.nan), {}, metric="lift", kind="vqa")
+
+
+def _share_right(facts: Mapping[str, Any]) -> float:
+    """Share of the answers to a question that are the expected one; NaN where it is undefined."""
+    said = facts.get("answer", "")
+    given = said if isinstance(said, list) else [said]
+    if facts.get("expected") is None or not given:
+        return float("nan")
+    expected = plain(str(facts["expected"]))
+    return sum(plain(str(answer)) == expected for answer in given) / len(given)
 
 
 def plain(text: str) -> str:

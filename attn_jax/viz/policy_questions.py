@@ -97,6 +97,12 @@ QUESTIONS: dict[str, Question] = {
         "overlap lost minus 0.2",
         "A fifth of the overlap may be lost before it counts.",
     ),
+    "answers_are_right": Question(
+        "Are answers to questions right more often than wrong?",
+        "share of right answers minus 0.5",
+        "Against the expected answers that the questions name, by question. A question with few "
+        "possible answers is right by chance more often than one with many.",
+    ),
     "answers_look_at_objects": Question(
         "Do answers look at the object that the question asks about?",
         "lift minus 1",

@@ -92,6 +92,13 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "h2_2": {
+        "answers_are_right": {
+            "metrics": ("correct",),
+            "test": "above",
+            "reference": 0.5,
+            "alternative": "greater",
+            "by": ("metric", "variant"),
+        },
         "answers_look_at_objects": {
             "metrics": ("lift",),
             "test": "above",

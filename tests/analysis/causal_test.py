@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from attn_jax.analysis import causal, hypotheses, shift
+from attn_jax.analysis import aggregate, causal, hypotheses, shift, tables
 from attn_jax.analysis.options import Options
 from attn_jax.core.errors import RecordError
+from configs.analysis import h2_2_answers
+from launch import aggregate as aggregate_launcher
 from tests import testing
 from tests.analysis import runs
 from tests.analysis.runs import study_of, value
@@ -103,9 +105,47 @@ def test_answers(tmp_path):
     assert value(table, metric="correct", variant="q1") == 1
     assert value(table, metric="correct", variant="q2") == 0
     assert value(table, metric="lift", variant="q1", role="target") == pytest.approx(6.4, rel=0.01)
+    assert len(table[(table.metric == "lift") & (table.variant == "q2")]) == 0
     with pytest.raises(RecordError, match="no runs with questions"):
         runs.write_run(tmp_path / "bare")
         hypotheses.run(study_of(tmp_path / "bare"), "h2_2", Options())
+
+
+@pytest.mark.parametrize(
+    ("facts", "correct"),
+    [
+        ({"answer": ["red", "blue", "a red", "Red!"], "expected": "red"}, 0.75),
+        ({"answer": [], "expected": "red"}, np.nan),
+        ({"answer": "", "expected": "red"}, 0.0),
+        ({"answer": ["red"]}, np.nan),
+    ],
+)
+def test_shares_of_right_answers(tmp_path, facts, correct):
+    runs.write_run(tmp_path)
+    info = {"vqa": {"question": "which?", **facts}}
+    runs.write_run(tmp_path / "variants" / "q", info=info, attention=False)
+    table = hypotheses.run(study_of(tmp_path), "h2_2", Options(streams=("prefix:text",)))
+    np.testing.assert_array_equal(table.value[table.metric == "correct"], [correct])
+    # Nothing could be set against a mask: the family has a test, and no number.
+    assert table.value[table.metric == "lift"].isna().tolist() == [True]
+    families = aggregate_launcher.families_of(h2_2_answers.get_config("tiny").to_dict())
+    tested = aggregate.aggregate(tables.episode_table(table), families, resamples=99)
+    tested = tested.set_index("metric")
+    assert tested.n["lift"] == 0 and tested.reason["lift"]
+    assert tested.n["correct"] == np.isfinite(correct)
+
+
+def test_a_question_about_an_unknown_object_is_an_error(tmp_path):
+    runs.write_run(tmp_path)
+    info = {"vqa": {"question": "where?", "answer": "left", "object": "duck"}}
+    runs.write_run(tmp_path / "variants" / "q", info=info)
+    with pytest.raises(RecordError, match=r"variant q.*'duck', the episode has red_cube"):
+        hypotheses.run(study_of(tmp_path), "h2_2", Options(streams=("prefix:text",)))
+    # An episode without masks has no names to compare with; its answers still count.
+    runs.write_run(tmp_path / "bare", objects=())
+    runs.write_run(tmp_path / "bare" / "variants" / "q", info=info, objects=())
+    table = hypotheses.run(study_of(tmp_path / "bare"), "h2_2", Options(streams=("prefix:text",)))
+    assert set(table.metric) == {"correct", "lift"}
 
 
 def test_plain_answers():
