@@ -28,11 +28,14 @@ from attn_jax.analysis import fidelity, overlap, shift, tables
 from attn_jax.analysis.options import Options, joined_maps
 from attn_jax.analysis.studies import CameraMaps, Source, Study, camera_maps
 from attn_jax.core.errors import RecordError
-from attn_jax.core.typing import NumpyArray
+from attn_jax.core.typing import Float, NumpyArray
 
 
 def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     """H1: fidelity score of every camera, layer and fill, and the null floor.
+
+    A call whose control could not be given the shape of the high set does not count, unless
+    `options.keep_unmatched`; `matched_share` says how many do.
 
     Raises:
       RecordError: no occlusion runs, a set without its partner, or runs without actions.
@@ -46,7 +49,7 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
         )
     base = _actions(study.base)
     variance = study.units() ** 2
-    cases: dict[tuple[str, int, str, str], dict[str, dict[str, NumpyArray]]] = {}
+    cases: dict[tuple[str, int, str, str], dict[str, dict[str, Source]]] = {}
     for key, source in runs.items():
         facts = source.episode.info["intervention"]
         try:
@@ -54,7 +57,7 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             noise, which = str(facts.get("noise") or ""), str(facts["set"])
         except (KeyError, TypeError, ValueError) as error:
             raise RecordError(f"`intervention` lacks {error}", where=key) from error
-        cases.setdefault(case, {}).setdefault(noise, {})[which] = _actions(source)
+        cases.setdefault(case, {}).setdefault(noise, {})[which] = source
     noises = sorted({noise for case in cases.values() for noise in case})
     clean = {noise: _clean(study, noise) for noise in noises}
     steps = np.asarray(study.base.episode.env_step)
@@ -68,13 +71,18 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 )
         whole = np.stack([clean[noise] for noise in by_noise])
         high, control = (
-            np.stack([pair[which] for pair in by_noise.values()]) for which in ("high", "control")
+            np.stack([_actions(pair[which], base.shape) for pair in by_noise.values()])
+            for which in ("high", "control")
         )
+        matched = np.stack([_matched(pair["control"], len(base)) for pair in by_noise.values()])
+        # What was not said of a control is not held against it.
+        used = np.ones(matched.shape, bool) if options.keep_unmatched else matched != 0
         errors = [fidelity.squared_error(whole, other, variance) for other in (high, control)]
         found = {
-            "fidelity": fidelity.fidelity_score(whole, high, control, variance),
-            "mse_high": errors[0].mean(0),
-            "mse_control": errors[1].mean(0),
+            "fidelity": fidelity.fidelity_score(whole, high, control, variance, used),
+            "mse_high": fidelity.mean_over_seeds(errors[0], used),
+            "mse_control": fidelity.mean_over_seeds(errors[1], used),
+            "matched_share": matched.mean(0),
         }
         yield tables.tidy(
             np.stack(list(found.values())),
@@ -89,10 +97,25 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     yield tables.tidy(floor, {"env_step": steps}, metric="null_floor", kind="noise")
 
 
-def _actions(source: Source) -> NumpyArray:
-    if source.episode.actions is None:
+def _actions(source: Source, shape: tuple[int, ...] | None = None) -> NumpyArray:
+    actions = source.episode.actions
+    if actions is None:
         raise RecordError("the run has no predicted actions", where=source.key or "base")
-    return source.episode.actions.astype(np.float64)
+    if shape is not None and actions.shape != shape:
+        raise RecordError(
+            f"actions {actions.shape}, those of the base are {shape}", where=source.key
+        )
+    return actions.astype(np.float64)
+
+
+def _matched(control: Source, calls: int) -> Float[NumpyArray, "call"]:
+    """Of every call, 1 where the control has the shape of the high set, 0 where not, NaN unsaid."""
+    said = control.episode.info["intervention"].get("matched")
+    if said is None:
+        return np.full(calls, np.nan)
+    if not isinstance(said, list) or len(said) != calls:
+        raise RecordError(f"`matched` is no list of {calls} calls", where=control.key)
+    return np.array([bool(one) for one in said], np.float64)
 
 
 def _clean(study: Study, noise: str) -> NumpyArray:
@@ -100,7 +123,7 @@ def _clean(study: Study, noise: str) -> NumpyArray:
         return _actions(study.base)
     if noise not in study.variants:
         raise RecordError(f"no run {noise!r} with nothing hidden", where=study.name)
-    return _actions(study.variants[noise])
+    return _actions(study.variants[noise], _actions(study.base).shape)
 
 
 def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:

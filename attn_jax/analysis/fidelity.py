@@ -136,8 +136,23 @@ def squared_error(
     return (d * d / variance[used]).mean((-2, -1))
 
 
+def mean_over_seeds(
+    errors: Float[NumpyArray, "s *b"], used: Bool[NumpyArray, "s *b"] | None = None
+) -> Float[NumpyArray, "*b"]:
+    """Mean over noise seeds of the pairs that are `used`; NaN where none is."""
+    if used is None:
+        return np.asarray(errors.mean(0))
+    count = used.sum(0)
+    total = np.where(used, errors, 0.0).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
 def fidelity_score(
-    clean: Chunks, high: Chunks, control: Chunks, variance: Float[NumpyArray, "A"]
+    clean: Chunks,
+    high: Chunks,
+    control: Chunks,
+    variance: Float[NumpyArray, "A"],
+    used: Bool[NumpyArray, "s *b"] | None = None,
 ) -> Float[NumpyArray, "*b"]:
     """Mean over seeds of (error when the high set is hidden - error when the control is).
 
@@ -149,9 +164,11 @@ def fidelity_score(
       high: actions without the high set, same noise.
       control: actions without the control, same noise.
       variance: of every action dimension over the run, the square of `shift.action_std`.
+      used: pairs that count, for instance those whose control has the shape of the high set; None
+        counts all, and NaN is the score where none counts.
     """
     gain = squared_error(clean, high, variance) - squared_error(clean, control, variance)
-    return np.asarray(gain.mean(0))
+    return mean_over_seeds(gain, used)
 
 
 def null_floor(clean: Chunks, variance: Float[NumpyArray, "A"]) -> Float[NumpyArray, "*b"]:

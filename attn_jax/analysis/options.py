@@ -32,6 +32,8 @@ class Options:
         `max`, `focused:3`, `count:0.9`, ... but not `each`.
       tau: threshold of the IoU, a share of the largest value.
       top_share: k of top-k measures, a share of the patches.
+      keep_unmatched: whether fidelity counts calls whose control has another shape than the high
+        set, because none fits beside it.
     """
 
     streams: tuple[str, ...] = ("suffix:action",)
@@ -40,6 +42,7 @@ class Options:
     heads: str = "mean"
     tau: float = overlap.TAU
     top_share: float = overlap.TOP_SHARE
+    keep_unmatched: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "streams", tuple(self.streams))

@@ -4,7 +4,8 @@
     config.hypotheses.h1_1.streams = ("suffix:action",)
 
 A hypothesis has `streams` (`stream:query group`), `cameras` (empty: all), `denoise` (`mean`,
-`first` or `last`), `heads` (how they are joined), `tau`, `top_share`, and `missing`: `error`, or
+`first` or `last`), `heads` (how they are joined), `tau`, `top_share`, for `h1`
+`keep_unmatched`, and `missing`: `error`, or
 `skip` to leave it out, with the reason in `done.json`, where an episode lacks what it needs. A
 family has the fields of `attn_jax.analysis.aggregate.Family`. Families are declared here, before
 anything is tested.
@@ -22,7 +23,7 @@ LAYERS = ("metric", "query", "layer", "camera")
 
 HYPOTHESES: dict[str, dict[str, Any]] = {
     "h1_1": {"streams": BOTH},
-    "h1": {"streams": ACTION},
+    "h1": {"streams": ACTION, "keep_unmatched": False},
     "h2_1": {"streams": BOTH},
     "h2_2": {"streams": ("prefix:text",)},
     "h3": {"streams": ACTION},

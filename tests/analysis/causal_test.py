@@ -17,7 +17,7 @@ from tests.analysis.runs import study_of, value
 SHAPE = (len(runs.STEPS), runs.HORIZON, 4)
 
 
-def occluded(run, key, which, actions, noise=""):
+def occluded(run, key, which, actions, noise="", **facts):
     info = {
         "intervention": {
             "set": which,
@@ -25,6 +25,7 @@ def occluded(run, key, which, actions, noise=""):
             "layer": 5,
             "fill": "mean",
             "noise": noise,
+            **facts,
         }
     }
     runs.write_run(run / "variants" / key, info=info, actions=actions, attention=False)
@@ -46,6 +47,43 @@ def test_fidelity_of_two_seeds_by_hand(tmp_path):
     assert value(table, metric="fidelity", **labels) == pytest.approx(6.0, rel=1e-4)
     assert value(table, metric="mse_high", **labels) == pytest.approx(6.5, rel=1e-4)
     assert value(table, metric="null_floor") == pytest.approx(0.25, rel=1e-4)
+
+
+def test_controls_of_another_shape_do_not_count(tmp_path):
+    """The second of three calls has no control of its shape; there the control does more harm."""
+    base = np.random.default_rng(0).normal(size=SHAPE)
+    std = base.reshape(-1, 4).std(0)
+    runs.write_run(tmp_path, actions=base)
+    moved = base + std
+    moved[1] += 9 * std
+    occluded(tmp_path, "high_0", "high", base + 2 * std, matched=[True, False, True])
+    occluded(tmp_path, "control_0", "control", moved, matched=[True, False, True])
+    study = study_of(tmp_path)
+    table = hypotheses.run(study, "h1", Options())
+    labels = {"camera": "wrist", "variant": "mean"}
+    assert value(table, metric="matched_share", **labels) == pytest.approx(2 / 3)
+    assert value(table, metric="fidelity", **labels) == pytest.approx(4 - 1, rel=1e-4)
+    assert value(table, metric="mse_control", **labels) == pytest.approx(1, rel=1e-4)
+    kept = hypotheses.run(study, "h1", Options(keep_unmatched=True))
+    assert value(kept, metric="matched_share", **labels) == pytest.approx(2 / 3)
+    assert value(kept, metric="fidelity", **labels) == pytest.approx(
+        4 - (1 + 100 + 1) / 3, rel=1e-4
+    )
+
+
+def test_what_was_not_said_of_a_control_is_not_held_against_it(tmp_path):
+    runs.write_run(tmp_path)
+    occluded(tmp_path, "high_0", "high", np.ones(SHAPE))
+    occluded(tmp_path, "control_0", "control", np.ones(SHAPE))
+    table = hypotheses.run(study_of(tmp_path), "h1", Options())
+    assert table.value[table.metric == "matched_share"].isna().all()
+    assert value(table, metric="fidelity") == 0
+    occluded(tmp_path, "control_0", "control", np.ones(SHAPE), matched=[True])
+    with pytest.raises(RecordError, match="no list of 3 calls"):
+        hypotheses.run(study_of(tmp_path), "h1", Options())
+    occluded(tmp_path, "control_0", "control", np.ones((3, 2, 4)))
+    with pytest.raises(RecordError, match=r"control_0: actions \(3, 2, 4\)"):
+        hypotheses.run(study_of(tmp_path), "h1", Options())
 
 
 def test_identical_masks_have_fidelity_zero(tmp_path):

@@ -95,6 +95,17 @@ def test_score_by_hand():
     assert np.isnan(fidelity.fidelity_score(clean, high, control, np.zeros(2))).all()
 
 
+def test_pairs_that_do_not_count_by_hand():
+    errors = np.array([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]])
+    used = np.array([[True, False, False], [True, True, False]])
+    found = fidelity.mean_over_seeds(errors, used)
+    np.testing.assert_array_equal(found, [3.0, 6.0, np.nan])
+    clean = np.zeros((2, 3, 1, 1))
+    high = clean + np.sqrt(errors)[..., None, None]
+    score = fidelity.fidelity_score(clean, high, clean, np.ones(1), used)
+    np.testing.assert_allclose(score, [3.0, 6.0, np.nan])
+
+
 @given(seeds)
 def test_identical_masks_have_fidelity_zero(seed):
     rng = np.random.default_rng(seed)
