@@ -200,7 +200,8 @@ def _set_measures(
         out["auroc"] = ratio(ranks - size * (size + 1) / 2, size * (patches - size))
     if "pointing" in names:
         at_peak = (a == peak).astype(np.float64)
-        out["pointing"] = np.where(size > 0, at_peak @ columns / at_peak.sum(-1)[..., None], np.nan)
+        shared = ratio(at_peak @ columns, at_peak.sum(-1)[..., None])  # a map of NaN has no peak
+        out["pointing"] = np.where(size > 0, shared, np.nan)
     if "nss" in names:
         mean, deviation = a.mean(-1)[..., None], a.std(-1)[..., None]
         spread = deviation > 1e-12 * np.maximum(peak, 1e-300)  # an even map differs by rounding

@@ -45,7 +45,7 @@ class Where:
     """Where an intervention acts; every field selects all by default.
 
     Attributes:
-      streams: names, or `all`: every stream that has both the queries and the keys.
+      streams: names, or `all`: every stream that has the queries, the keys and the denoising steps.
       layers: "all", "last:n" or layer numbers.
       heads: "all" or head numbers.
       denoise: "all" or denoising steps; a stream without denoising has the one step 0.
@@ -108,7 +108,13 @@ class Where:
                     where=str(self),
                     fix="; ".join(f"{name}: {s.layout.names}" for name, s in streams.items()),
                 )
+            # Step 3 is one of the suffix alone, if the prefix has no denoising. Where no stream has
+            # it, the error says what steps there are.
+            names = tuple(n for n in names if self._has_steps(streams[n])) or names
         return {name: resolve(self._selection(name), streams).streams[name] for name in names}
+
+    def _has_steps(self, stream: Stream) -> bool:
+        return isinstance(self.denoise, str) or max(self.denoise, default=0) < stream.num_denoise
 
     def _fits(self, stream: Stream) -> bool:
         query, key = self.axes()

@@ -136,6 +136,8 @@ def test_what_is_undefined_is_nan():
     assert np.isnan(empty["overlap"]) and empty["area_fraction"] == 0
     assert all(np.isnan(empty[n]) for n in ("lift", "concentration", "iou", "auroc", "nss"))
     assert all(np.isnan(empty[n]) for n in ("topk_precision", "topk_recall", "pointing"))
+    lost = one(np.full((4, 4), np.nan), np.eye(4))
+    assert all(np.isnan(v) for name, v in lost.items() if name != "area_fraction")
     full = one(a, np.ones((4, 4)))
     assert np.isnan(full["concentration"]) and np.isnan(full["auroc"]) and np.isnan(full["nss"])
     assert full["overlap"] == full["lift"] == full["iou"] == 1

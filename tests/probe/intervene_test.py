@@ -57,6 +57,15 @@ def test_a_removal_reaches_every_stream_that_has_the_keys():
     assert set(only.rules) == {"suffix"} and only.rules["suffix"].touched == (2,)
 
 
+@pytest.mark.parametrize("part", [AblateHeads(denoise=(3,)), RemoveKeys("text", denoise=(0, 3))])
+def test_steps_choose_the_streams_that_have_them(part):
+    edits = resolve_edits([part], STREAMS)
+    assert set(edits.rules) == {"suffix"}
+    assert numbers(edits[0].rules["suffix"].steps) == [*part.denoise]
+    first = resolve_edits([AblateHeads(denoise=(0,))], STREAMS)
+    assert set(first.rules) == {"prefix", "suffix"}
+
+
 def test_a_stack_is_filled_up_and_can_be_sliced():
     together = Together((AblateHeads(heads=(0,)), Steer("text", "image/a", 2.0)), label="both")
     edits = resolve_edits([Nothing(), together, Temper(temperature=0.5)], STREAMS)
@@ -114,7 +123,8 @@ def test_cover_all_makes_every_stack_the_same_program():
         (RemoveKeys("image/c", streams="suffix"), LayoutError, "unknown token group"),
         (RemoveKeys("text", streams="decoder"), ConfigError, "no stream 'decoder'"),
         (RemoveKeys("text", layers=(3,)), ConfigError, "layers: 3 is outside"),
-        (RemoveKeys("text", denoise=(1,)), ConfigError, "denoise: 1 is outside 0..0"),
+        (RemoveKeys("text", denoise=(4,)), ConfigError, "denoise: 4 is outside 0..0"),
+        (AblateHeads(denoise=(1,), streams="prefix"), ConfigError, "denoise: 1 is outside 0..0"),
         (AblateHeads(heads=(2,)), ConfigError, "heads: 2 is outside"),
         (Temper(temperature=0.0), ConfigError, "not above 0"),
         (Steer(bias=float("nan")), ConfigError, "bias is nan"),
