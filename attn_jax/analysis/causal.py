@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 
 from attn_jax.analysis import fidelity, overlap, shift, tables
-from attn_jax.analysis.options import Options, joined_maps
-from attn_jax.analysis.studies import CameraMaps, Source, Study, camera_maps
+from attn_jax.analysis.options import Options, joined_maps, maps_of
+from attn_jax.analysis.studies import CameraMaps, Source, Study
 from attn_jax.core.errors import RecordError
 from attn_jax.core.typing import Float, NumpyArray
 
@@ -159,7 +159,7 @@ def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
         for stream, query in options.pairs():
             for camera in source.episode.masks:
                 place = known.index(asked)
-                maps = camera_maps(source, stream, query, camera)
+                maps = maps_of(source, stream, query, camera, options)
                 mean = joined_maps(maps, options)
                 coverage = source.coverage(camera, maps.grid, maps.target)[:, place : place + 1]
                 lift = overlap.object_metrics(mean, coverage, names=("lift",))["lift"]
@@ -217,8 +217,8 @@ def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
         for stream, query in options.pairs():
             for camera in [named] if isinstance(named, str) else named:
                 labels = {"variant": key, "kind": "rotation", "query": query, "camera": camera}
-                base = camera_maps(study.base, stream, query, camera)
-                other = camera_maps(source, stream, query, camera)
+                base = maps_of(study.base, stream, query, camera, options)
+                other = maps_of(source, stream, query, camera, options)
                 moved = _turned_maps(base, other, degrees, options)
                 axes = {"env_step": base.env_step, "layer": base.layers}
                 yield tables.tidy(

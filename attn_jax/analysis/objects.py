@@ -18,10 +18,11 @@ from attn_jax.analysis.options import (
     chosen_cameras,
     content_of,
     joined_maps,
+    maps_of,
     with_masks,
     with_roles,
 )
-from attn_jax.analysis.studies import Source, Study, camera_group, camera_maps, capture_fix
+from attn_jax.analysis.studies import Source, Study, camera_group, capture_fix
 from attn_jax.core.errors import RecordError
 from attn_jax.core.typing import Float, Int, NumpyArray
 
@@ -31,7 +32,7 @@ def objects(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     source = study.base
     for stream, query in options.pairs():
         for camera in with_masks(source, options):
-            maps = camera_maps(source, stream, query, camera)
+            maps = maps_of(source, stream, query, camera, options)
             mean = joined_maps(maps, options)
             coverage = source.coverage(camera, maps.grid, maps.target)
             content = content_of(source, camera, maps)
@@ -92,7 +93,7 @@ def temporal_shift(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             raise RecordError(
                 f"stream {stream!r} has no row per action",
                 where=study.name,
-                fix=capture_fix(stream, "head_mean" if averaged else "none", query),
+                fix=capture_fix(stream, "head_mean" if averaged else "full", query),
             )
         for camera in with_masks(source, options):
             group = camera_group(record.layout, camera)
@@ -146,7 +147,7 @@ def head_focus(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     source = study.base
     for stream, query in options.pairs():
         for camera in chosen_cameras(source, options):
-            maps = camera_maps(source, stream, query, camera)
+            maps = maps_of(source, stream, query, camera, options)
             values = maps.joined(options.denoise)
             flat = values.reshape(*values.shape[:3], -1)
             k = max(1, round(options.top_share * flat.shape[-1]))

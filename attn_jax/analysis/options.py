@@ -12,12 +12,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from attn_jax.analysis import overlap, reduce
-from attn_jax.analysis.studies import CameraMaps, Source, cameras_of
+from attn_jax.analysis import overlap, reduce, sinks
+from attn_jax.analysis.studies import CameraMaps, Source, camera_maps, cameras_of
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import Float, NumpyArray
 
 DENOISE = ("mean", "first", "last")
+KEEP, REMOVE = "keep", "remove"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Options:
       denoise: how denoising steps are joined: `mean`, `first` or `last`.
       heads: how heads are joined where a map is of all heads, as in `reduce.join_heads`: `mean`,
         `max`, `focused:3`, `count:0.9`, ... but not `each`.
+      sinks: `keep`, or `remove`: sink patches (`sinks.sink_patches`, of each run by itself) and
+        letterbox bars are taken out of every map, which is renormalised over what is left of its
+        camera. What measures sinks (`layers`) and single rows (`h3`) keeps them.
       tau: threshold of the IoU, a share of the largest value.
       top_share: k of top-k measures, a share of the patches.
       keep_unmatched: whether fidelity counts calls whose control has another shape than the high
@@ -40,6 +44,7 @@ class Options:
     cameras: tuple[str, ...] = ()
     denoise: str = "mean"
     heads: str = "mean"
+    sinks: str = KEEP
     tau: float = overlap.TAU
     top_share: float = overlap.TOP_SHARE
     keep_unmatched: bool = False
@@ -49,6 +54,8 @@ class Options:
         object.__setattr__(self, "cameras", tuple(self.cameras))
         if self.denoise not in DENOISE:
             raise ConfigError(f"denoise is {self.denoise!r}", fix=f"Use one of {DENOISE}")
+        if self.sinks not in (KEEP, REMOVE):
+            raise ConfigError(f"sinks is {self.sinks!r}", fix=f"Use {KEEP} or {REMOVE}")
         if reduce.head_reduction(self.heads)[0] == "each":
             raise ConfigError("heads is 'each'", fix="Join them; hypothesis h4 looks at each")
         if any(":" not in name for name in self.streams) or not self.streams:
@@ -78,6 +85,23 @@ def with_masks(source: Source, options: Options) -> tuple[str, ...]:
     """Cameras that have masks; all that were asked for when none has, so that the error says so."""
     wanted = chosen_cameras(source, options)
     return tuple(c for c in wanted if c in source.episode.masks) or wanted
+
+
+def maps_of(source: Source, stream: str, query: str, camera: str, options: Options) -> CameraMaps:
+    """`studies.camera_maps`, without sinks where they are to be removed.
+
+    Raises:
+      RecordError, LayoutError: as `camera_maps`.
+    """
+    maps = camera_maps(source, stream, query, camera)
+    return maps if options.sinks == KEEP else without_sinks(source, camera, maps)
+
+
+def without_sinks(source: Source, camera: str, maps: CameraMaps) -> CameraMaps:
+    """Maps without letterbox bars and sink patches, which are found in these calls."""
+    bars = 1.0 - content_of(source, camera, maps)
+    found = sinks.sink_patches(maps.values)
+    return dataclasses.replace(maps, values=sinks.corrected(maps.values, found, bars=bars))
 
 
 def joined_maps(

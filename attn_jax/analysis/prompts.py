@@ -14,8 +14,15 @@ import numpy as np
 import pandas as pd
 
 from attn_jax.analysis import focus, overlap, shift, tables, words
-from attn_jax.analysis.options import Options, chosen_cameras, joined_maps, with_masks, with_roles
-from attn_jax.analysis.studies import Study, camera_maps, capture_fix
+from attn_jax.analysis.options import (
+    Options,
+    chosen_cameras,
+    joined_maps,
+    maps_of,
+    with_masks,
+    with_roles,
+)
+from attn_jax.analysis.studies import Study, capture_fix
 from attn_jax.core.errors import RecordError
 from attn_jax.core.typing import NumpyArray
 
@@ -39,11 +46,11 @@ def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
         )
     for stream, query in options.pairs():
         for camera in chosen_cameras(base, options):
-            maps = camera_maps(base, stream, query, camera)
+            maps = maps_of(base, stream, query, camera, options)
             mean = joined_maps(maps, options)
             labels = {"query": query, "camera": camera}
             for key, other in variants.items():
-                changed = camera_maps(other, stream, query, camera)
+                changed = maps_of(other, stream, query, camera, options)
                 if not np.array_equal(changed.env_step, maps.env_step):
                     raise RecordError("recorded at other steps than the base", where=key)
                 now = joined_maps(changed, options, like=maps)
@@ -97,7 +104,7 @@ def word_attention(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             if record.query_names and name not in kept:
                 continue
             for camera in with_masks(source, options):
-                maps = camera_maps(source, stream, name, camera)
+                maps = maps_of(source, stream, name, camera, options)
                 mean = joined_maps(maps, options)
                 found_any = True
                 labels = {"query": word, "camera": camera}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from attn_jax.analysis import overlap, shift, sinks, tables
 from attn_jax.analysis.options import Options, chosen_cameras, content_of, joined_maps
-from attn_jax.analysis.studies import Study, camera_maps, group_masses
+from attn_jax.analysis.studies import Study, camera_maps, group_masses, mass_records
 
 
 def group_budget(study: Study, options: Options) -> Iterator[pd.DataFrame]:
@@ -37,9 +37,15 @@ def group_budget(study: Study, options: Options) -> Iterator[pd.DataFrame]:
 
 
 def layer_structure(study: Study, options: Options) -> Iterator[pd.DataFrame]:
-    """Similarity of layers, stability over frames, mass on bars and sink patches."""
+    """Similarity of layers, stability over frames, mass on bars, sink patches and BOS."""
     source = study.base
     for stream, query in options.pairs():
+        if source.record(mass_records(stream)) is not None:
+            found = group_masses(source, stream, query)
+            if sinks.BOS in found.names:
+                mass = found.values[..., found.names.index(sinks.BOS)].mean((1, 3))
+                axes = {"env_step": found.env_step, "layer": found.layers}
+                yield tables.tidy(mass, axes, metric="bos_mass", query=query)
         for camera in chosen_cameras(source, options):
             maps = camera_maps(source, stream, query, camera)
             mean = joined_maps(maps, options)

@@ -368,6 +368,11 @@ class GroupMasses:
     heads: tuple[int, ...]
 
 
+def mass_records(stream: str) -> tuple[str, ...]:
+    """Records that `group_masses` can read, the cheapest first."""
+    return f"{stream}.group_mass", stream, f"{stream}.head_mean"
+
+
 def group_masses(source: Source, stream: str, query: str) -> GroupMasses:
     """Shares of every covering key group, from `group_mass` or whole maps.
 
@@ -376,7 +381,7 @@ def group_masses(source: Source, stream: str, query: str) -> GroupMasses:
     Raises:
       RecordError: neither was recorded.
     """
-    record = source.record([f"{stream}.group_mass", stream, f"{stream}.head_mean"])
+    record = source.record(mass_records(stream))
     if record is None:
         raise RecordError(
             f"no masses of stream {stream!r}",

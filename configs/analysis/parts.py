@@ -4,11 +4,10 @@
     config.hypotheses.h1_1.streams = ("suffix:action",)
 
 A hypothesis has `streams` (`stream:query group`), `cameras` (empty: all), `denoise` (`mean`,
-`first` or `last`), `heads` (how they are joined), `tau`, `top_share`, for `h1`
-`keep_unmatched`, and `missing`: `error`, or
-`skip` to leave it out, with the reason in `done.json`, where an episode lacks what it needs. A
-family has the fields of `attn_jax.analysis.aggregate.Family`. Families are declared here, before
-anything is tested.
+`first` or `last`), `heads` (how they are joined), `sinks` (`keep` or `remove`), `tau`, `top_share`,
+for `h1` `keep_unmatched`, and `missing`: `error`, or `skip` to leave it out, with the reason in
+`done.json`, where an episode lacks what it needs. A family has the fields of
+`attn_jax.analysis.aggregate.Family`. Families are declared here, before anything is tested.
 """
 
 from __future__ import annotations
@@ -165,6 +164,7 @@ def make(*names: str, skip: tuple[str, ...] = ()) -> ml_collections.ConfigDict:
             "cameras": (),
             "denoise": "mean",
             "heads": "mean",
+            "sinks": "keep",
             "tau": 0.3,
             "top_share": 0.1,
             "missing": "skip" if name in skip else "error",

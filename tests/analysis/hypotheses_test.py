@@ -26,7 +26,8 @@ def test_tables_have_the_documented_columns(study):
     assert tuple(table.columns) == tables.FRAME_COLUMNS
     assert set(table.hypothesis) == {"h1_1"} and set(table.outcome) == {"success"}
     assert set(table.episode) == {"episode_00000"}
-    assert set(table.env_step) == {0, 5, 10} and set(table.layer) == {2, 5}
+    assert set(table.env_step) == {0, 5, 10} and set(table.layer) == {2, 5, -1}
+    assert set(table.metric[table.layer == -1]) == {"visible"}
     assert dict(zip(table.object, table.role, strict=True)) == {
         "red_cube": "target",
         "ball": "distractor",

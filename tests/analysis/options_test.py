@@ -7,7 +7,7 @@ import pytest
 
 from attn_jax.analysis import options
 from attn_jax.analysis.options import Options
-from attn_jax.analysis.studies import camera_maps
+from attn_jax.analysis.studies import CameraMaps, camera_maps
 from attn_jax.core.errors import ConfigError
 from tests import testing
 from tests.analysis import runs
@@ -16,6 +16,8 @@ from tests.analysis import runs
 def test_options_are_checked():
     with pytest.raises(ConfigError, match="denoise is 'middle'"):
         Options(denoise="middle")
+    with pytest.raises(ConfigError, match="sinks is 'drop'"):
+        Options(sinks="drop")
     with pytest.raises(ConfigError, match="heads is 'each'"):
         Options(heads="each")
     with pytest.raises(ConfigError, match=r"unknown reduction of heads 'best'"):
@@ -45,6 +47,34 @@ def test_heads_are_joined_as_asked(tmp_path):
     np.testing.assert_allclose(found, np.stack([values[:, 0, 1], values[:, 1, 0]], 1), rtol=1e-12)
     with pytest.raises(ConfigError, match="3 focused heads of 2"):
         options.joined_maps(maps, Options(heads="focused:3"))
+
+
+def test_sinks_are_removed_as_asked(tmp_path):
+    """A wide picture: the upper and the lower row of patches are bars."""
+    source = runs.source(runs.write_run(tmp_path, objects=(), picture=(16, 32)))
+    where = (source, "suffix", "action", "wrist")
+    maps = camera_maps(*where)
+    np.testing.assert_array_equal(options.maps_of(*where, Options()).values, maps.values)
+    found = options.maps_of(*where, Options(sinks="remove")).values
+    assert (found[..., [0, 3], :] == 0).all()
+    inside = maps.values[..., 1:3, :].astype(np.float64)
+    expected = inside / inside.sum((-2, -1), keepdims=True)
+    np.testing.assert_allclose(found[..., 1:3, :], expected, rtol=1e-6)
+
+
+def test_sink_patches_are_removed(tmp_path):
+    """A 16 x 16 camera, one patch of which has a fifth of the mass in every call."""
+    rng = np.random.default_rng(0)
+    values = rng.dirichlet(np.ones(256), (3, 2, 2)).reshape(3, 1, 2, 2, 16, 16) * 0.8
+    values[..., 2, 3] += 0.2
+    source = runs.source(runs.write_run(tmp_path, objects=(), attention=False))
+    maps = CameraMaps(values, np.arange(3), (0, 1), (0, 1), (0,), (0, 0, 224, 224))
+    found = options.without_sinks(source, "wrist", maps).values
+    assert (found[..., 2, 3] == 0).all()
+    np.testing.assert_allclose(found.sum((-2, -1)), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(
+        found[..., 9, 9] / found[..., 0, 0], values[..., 9, 9] / values[..., 0, 0]
+    )
 
 
 def test_cameras_with_masks_come_first(tmp_path):

@@ -136,6 +136,7 @@ def write_run(
     objects=OBJECTS,
     attention=True,
     seen=masks,
+    picture=(32, 32),
 ):
     """Writes one episode of a run; returns its folder."""
     rng = np.random.default_rng([seed, number])
@@ -146,7 +147,7 @@ def write_run(
                     share, rng, drift=drift, denoise=denoise, denoise_drift=denoise_drift
                 )
                 writer.append(reduced(made) if only_reduced else made, env_step=step)
-    images = rng.integers(0, 255, (len(STEPS), 32, 32, 3), dtype=np.uint8)
+    images = rng.integers(0, 255, (len(STEPS), *picture, 3), dtype=np.uint8)
     if actions is None:
         actions = rng.normal(size=(len(STEPS), HORIZON, 4))
     episode = Episode(

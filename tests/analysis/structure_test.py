@@ -31,6 +31,8 @@ def test_layers_and_frames(study):
     table = hypotheses.run(study, "layers", Options())
     assert value(table, metric="similarity_to_previous_layer", layer=5) > 0.9
     assert value(table, metric="stability") > 0.99
+    # BOS is one of seven tokens of the prompt and three actions that share the other half.
+    assert value(table, metric="bos_mass", query="action") == pytest.approx(0.05, rel=0.01)
     assert value(table, metric="sink_patches") == 0  # 16 patches cannot exceed 5 sd
 
 
