@@ -1,9 +1,10 @@
 """Hypotheses: from one episode's attention to tidy rows.
 
-Each hypothesis is a function of a `Study` and `Options`, in `objects`, `prompts`, `structure` or
-`causal`; it reads the streams it needs and returns a table by frame (`tables.FRAME_COLUMNS`).
-Nothing is tested here: the episode is the unit, so tests come in `aggregate`. A missing input is an
-error that names the capture selection, or the variant, that would supply it.
+Each hypothesis is a function of a `Study` and `Options`, in `objects`, `prompts`, `structure`,
+`causal` or `routes`; it reads the streams it needs and returns a table by frame, with the columns
+`tables.FRAME_COLUMNS`. Nothing is tested here: the episode is the unit, so tests come in
+`aggregate`. A missing input is an error that names the capture selection, or the variant, that
+would supply it.
 
 | name | question | rows |
 |---|---|---|
@@ -17,6 +18,9 @@ error that names the capture selection, or the variant, that would supply it.
 | budget | language or vision? | mass per token group |
 | layers | are layers alike, frames stable, sinks large? | similarity, stability, sink masses |
 | rotation | does attention turn with the picture? | change against the turned base |
+| cameras | which camera is looked at? | share of each camera |
+| rollout | what reaches the actions through all layers? | rollout and flow by group and object |
+| relevance | what moved the actions? | gradient times attention by group and object |
 
 Axis names: (call, denoise, layer, head, query, key), see `core.record`; o objects.
 
@@ -29,7 +33,7 @@ from collections.abc import Callable, Iterator
 
 import pandas as pd
 
-from attn_jax.analysis import causal, objects, prompts, structure, tables
+from attn_jax.analysis import causal, objects, prompts, routes, structure, tables
 from attn_jax.analysis.options import Options
 from attn_jax.analysis.studies import Study
 from attn_jax.core.errors import ConfigError
@@ -65,4 +69,7 @@ HYPOTHESES: dict[str, Callable[[Study, Options], Iterator[pd.DataFrame]]] = {
     "budget": structure.group_budget,
     "layers": structure.layer_structure,
     "rotation": causal.rotation_rows,
+    "cameras": structure.camera_rows,
+    "rollout": routes.rollout_rows,
+    "relevance": routes.relevance_rows,
 }

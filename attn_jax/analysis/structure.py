@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from attn_jax.analysis import overlap, shift, sinks, tables
+from attn_jax.analysis import cameras, overlap, shift, sinks, tables
 from attn_jax.analysis.options import Options, chosen_cameras, content_of, joined_maps
 from attn_jax.analysis.studies import Study, camera_maps, group_masses, mass_records
 
@@ -32,6 +32,23 @@ def group_budget(study: Study, options: Options) -> Iterator[pd.DataFrame]:
         yield tables.tidy(
             np.stack(list(sums.values())),
             {"metric": list(sums), "env_step": found.env_step, "layer": found.layers},
+            query=query,
+        )
+
+
+def camera_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
+    """How a query group shares its attention on pictures between the cameras."""
+    source = study.base
+    for stream, query in options.pairs():
+        names = chosen_cameras(source, options)
+        found = [camera_maps(source, stream, query, camera) for camera in names]
+        masses = np.stack(
+            [joined_maps(maps, options).sum((-2, -1), keepdims=True) for maps in found], axis=-3
+        )  # grids may differ, masses do not
+        yield tables.tidy(
+            cameras.camera_shares(masses),
+            {"env_step": found[0].env_step, "layer": found[0].layers, "camera": names},
+            metric="camera_share",
             query=query,
         )
 

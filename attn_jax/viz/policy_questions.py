@@ -97,6 +97,21 @@ QUESTIONS: dict[str, Question] = {
         "overlap lost minus 0.2",
         "A fifth of the overlap may be lost before it counts.",
     ),
+    "cameras_by_outcome": Question(
+        "Do successes look more at one camera?",
+        "share of a camera, success minus failure",
+        "Shares of the attention on pictures; they add up to 1 over the cameras.",
+    ),
+    "rollout_lies_on_target": Question(
+        "Does what reaches the actions through all layers come from the target?",
+        "lift minus 1",
+        "Attention rollout from the actions to the input, layers multiplied; 1 is an even spread.",
+    ),
+    "relevance_lies_on_target": Question(
+        "Does what moved the actions come from the target?",
+        "lift minus 1",
+        "Gradient times attention, gathered over layers and denoising steps; 1 is an even spread.",
+    ),
     "answers_are_right": Question(
         "Are answers to questions right more often than wrong?",
         "share of right answers minus 0.5",

@@ -6,8 +6,8 @@ Arguments:
   lenient: leave out, instead of failing, every hypothesis whose inputs an episode lacks.
   tiny: few resamples, for tests.
 
-Hypotheses that need runs made on purpose (hidden patches, questions, turned pictures) are left out
-where there are none, in any case.
+Hypotheses that need runs made on purpose (hidden patches, questions, turned pictures), whole
+maps or relevance are left out where there are none, in any case.
 """
 
 from __future__ import annotations

@@ -31,9 +31,12 @@ HYPOTHESES: dict[str, dict[str, Any]] = {
     "budget": {"streams": ACTION},
     "layers": {"streams": BOTH},
     "rotation": {"streams": BOTH},
+    "cameras": {"streams": BOTH},
+    "rollout": {"streams": ACTION},
+    "relevance": {"streams": ACTION},
 }
-#: Hypotheses that need runs made on purpose.
-SPECIAL = ("h1", "h2_2", "rotation")
+#: Hypotheses that need runs or records made on purpose.
+SPECIAL = ("h1", "h2_2", "rotation", "rollout", "relevance")
 
 FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "h1_1": {
@@ -139,6 +142,29 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "layers": {
         "stability_by_outcome": {"metrics": ("stability",), "by": LAYERS},
+    },
+    "cameras": {
+        "cameras_by_outcome": {"metrics": ("camera_share",), "by": LAYERS},
+    },
+    "rollout": {
+        "rollout_lies_on_target": {
+            "metrics": ("lift",),
+            "test": "above",
+            "reference": 1.0,
+            "alternative": "greater",
+            "by": ("metric", "camera"),
+            "where": {"role": ("target",)},
+        },
+    },
+    "relevance": {
+        "relevance_lies_on_target": {
+            "metrics": ("lift",),
+            "test": "above",
+            "reference": 1.0,
+            "alternative": "greater",
+            "by": ("metric", "camera"),
+            "where": {"role": ("target",)},
+        },
     },
     "rotation": {
         "turning_loses_objects": {

@@ -38,7 +38,6 @@ SUFFIX = TokenLayout(
     PREFIX.aliases,
     queries=ACTIONS,
 )
-LABELS = {"layers": LAYERS, "heads": HEADS}
 
 
 def masks():
@@ -68,7 +67,7 @@ def row(keys, share, rng, *, vision=0.5):
     return out
 
 
-def records(share, rng, *, drift=0.0, denoise=DENOISE, denoise_drift=0.0):
+def records(share, rng, *, drift=0.0, denoise=DENOISE, denoise_drift=0.0, layers=LAYERS):
     """One call: prefix and suffix; actions look `drift` more at the cube with every action.
 
     With every denoising step, kept or not, they look `denoise_drift` more.
@@ -83,8 +82,8 @@ def records(share, rng, *, drift=0.0, denoise=DENOISE, denoise_drift=0.0):
                 here = share + drift * action + denoise_drift * step
                 suffix[(0, number, *place, action)] = row(LENGTH + HORIZON, here, rng)
     return {
-        "prefix": AttentionRecord("prefix", prefix, PREFIX, **LABELS),
-        "suffix": AttentionRecord("suffix", suffix, SUFFIX, **LABELS, denoise=denoise),
+        "prefix": AttentionRecord("prefix", prefix, PREFIX, layers, HEADS),
+        "suffix": AttentionRecord("suffix", suffix, SUFFIX, layers, HEADS, denoise=denoise),
     }
 
 
@@ -129,6 +128,8 @@ def write_run(
     drift=0.0,
     denoise=DENOISE,
     denoise_drift=0.0,
+    layers=LAYERS,
+    extra=None,
     seed=0,
     info=None,
     actions=None,
@@ -144,8 +145,14 @@ def write_run(
         with RecordWriter(run, number, codec="float32") as writer:
             for step in STEPS:
                 made = records(
-                    share, rng, drift=drift, denoise=denoise, denoise_drift=denoise_drift
+                    share,
+                    rng,
+                    drift=drift,
+                    denoise=denoise,
+                    denoise_drift=denoise_drift,
+                    layers=layers,
                 )
+                made |= extra(made) if extra else {}
                 writer.append(reduced(made) if only_reduced else made, env_step=step)
     images = rng.integers(0, 255, (len(STEPS), *picture, 3), dtype=np.uint8)
     if actions is None:

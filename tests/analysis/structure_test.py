@@ -27,6 +27,14 @@ def test_the_budget_sums_to_one(study):
     assert total == pytest.approx(1.0, abs=1e-4)
 
 
+def test_cameras_share_the_attention_on_pictures(study):
+    table = hypotheses.run(study, "cameras", Options(streams=("prefix:text", "suffix:action")))
+    for camera in ("front", "wrist"):
+        for query in ("text", "action"):
+            found = value(table, metric="camera_share", camera=camera, query=query)
+            assert found == pytest.approx(0.5, rel=0.01)
+
+
 def test_layers_and_frames(study):
     table = hypotheses.run(study, "layers", Options())
     assert value(table, metric="similarity_to_previous_layer", layer=5) > 0.9
