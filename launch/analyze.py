@@ -9,7 +9,7 @@ families of tests, declared before anything is tested), `run.json`, and per epis
 `frames.parquet`, `rows.{parquet,csv,json}` and `done.json`.
 
 Finished episodes are not analysed again. An episode that fails is named and never marked done; the
-others are analysed, and the exit code is 2. 1 is a defect, with its traceback.
+others are analysed, and the exit code is 2; 1 for a defect, with the traceback of the first.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ def analyse_run(
 
     Raises:
       InputError: bad settings, no episodes, or, after the others are done, failed ones.
+      RuntimeError: after the others are done, episodes whose analysis has a defect; with the
+        traceback of the first.
     """
     plain = app.jsonable(config.to_dict())
     episode_analysis.options_of(plain)
@@ -70,6 +72,7 @@ def analyse_run(
     waiting = [job for job in work if not job.is_done()]
     logging.info("%d episodes, %d already done", len(work), len(work) - len(waiting))
     failed: dict[str, str] = {}
+    defects: dict[str, str] = {}
     skipped: dict[str, list[str]] = {}
     rows = 0
     with ProgressBar(len(waiting)) as bar:
@@ -78,6 +81,8 @@ def analyse_run(
         ):
             bar.update(step=number + 1)
             rows += done.rows
+            if done.defect:
+                defects[done.episode] = done.defect
             if done.problem:
                 failed[done.episode] = done.problem
                 logging.error("%s failed: %s", done.episode, done.problem)
@@ -86,12 +91,15 @@ def analyse_run(
     for name, where in skipped.items():
         logging.warning("%s was skipped in %d episodes, see done.json", name, len(where))
     if failed:
-        first = next(iter(failed))
-        raise InputError(
+        first = next(iter(defects or failed))
+        text = (
             f"{len(failed)} of {len(work)} episodes failed ({', '.join(failed)});"
-            f" {first}: {failed[first]}",
-            where=run,
-            fix="The others are done; start again when the cause is gone",
+            f" {first}: {failed[first]}"
+        )
+        if defects:
+            raise RuntimeError(f"{run}: {text}\n\n{defects[first]}")
+        raise InputError(
+            text, where=run, fix="The others are done; start again when the cause is gone"
         )
     return {
         "episodes": len(work),

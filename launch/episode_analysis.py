@@ -19,6 +19,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,13 +27,25 @@ import pandas as pd
 
 from attn_jax.analysis import hypotheses, seed_json, tables
 from attn_jax.analysis.studies import Source, Study
-from attn_jax.core.errors import ConfigError, InputError
+from attn_jax.core.errors import ConfigError, InputError, RecordError
 from attn_jax.data import episodes
+from attn_jax.probe import commits, schema
 from attn_jax.probe.store import RecordReader
 from launch import app
 
 DONE = "done.json"
 ERROR, SKIP = "error", "skip"
+#: What code that is wrong raises. It is reported when the other episodes are done.
+_DEFECTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +90,14 @@ class Outcome:
       rows: rows by episode that were written.
       skipped: hypothesis -> why it was not run.
       problem: why the episode failed; empty when it is done.
+      defect: traceback of an error that is no bad input; empty without one.
     """
 
     episode: str
     rows: int = 0
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
     problem: str = ""
+    defect: str = ""
 
 
 def options_of(config: Mapping[str, Any]) -> dict[str, tuple[hypotheses.Options, str]]:
@@ -126,21 +141,34 @@ def open_study(run: pathlib.Path, episode: str) -> Study:
 
 
 def _reader(folder: pathlib.Path) -> RecordReader | None:
-    return RecordReader(folder) if (folder / "commits.jsonl").is_file() else None
+    """The record of an episode; None where none was made."""
+    if not any((folder / name).is_file() for name in (schema.META, commits.NAME)):
+        return None
+    reader = RecordReader(folder)
+    told = reader.meta.get("env_step") if reader.complete else list(reader.env_step)
+    if not reader.num_calls or told != list(reader.env_step):
+        raise RecordError(
+            f"{reader.num_calls} calls are committed"
+            + (f", {len(told or ())} were when the episode was closed" if reader.complete else ""),
+            where=folder / commits.NAME,
+            fix="Record the episode again",
+        )
+    return reader
 
 
 def analyse(job: Job) -> Outcome:
     """Runs every hypothesis on one episode and writes the results.
 
-    An `InputError` is returned as a problem; a defect keeps its traceback and names the episode.
+    An error is returned, so that other episodes can be analysed: an `InputError` as a problem, any
+    other one as a problem with its traceback.
     """
     try:
         return _analyse(job)
     except InputError as error:
         return Outcome(job.episode, problem=str(error))
-    except BaseException as error:
-        error.add_note(f"while analysing {job.episode} of {job.run.name}")
-        raise
+    except _DEFECTS as error:
+        text = "".join(traceback.format_exception(error))
+        return Outcome(job.episode, problem=f"{type(error).__name__}: {error}", defect=text)
 
 
 def _analyse(job: Job) -> Outcome:

@@ -18,7 +18,7 @@ Axis names: call, layer, o objects, gh gw patch grid.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -48,7 +48,8 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     """H1: fidelity score of every camera, layer and fill, and the null floor.
 
     Raises:
-      RecordError: no occlusion runs, a set without its partner, or runs without actions.
+      RecordError: no occlusion runs, an `intervention` that lacks a field, a set without its
+        partner, or runs without actions or with chunks of another shape.
     """
     runs = {k: v for k, v in study.variants.items() if "intervention" in v.episode.info}
     if not runs:
@@ -57,7 +58,7 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             where=study.name,
             fix="Write them to variants/ with `intervention` in their info (docs/analysis.md)",
         )
-    base = _actions(study.base)
+    base = _actions(study.base, study.base)
     variance = base.reshape(-1, base.shape[-1]).var(0)
     cases: dict[tuple[str, int, str, str], dict[str, dict[str, NumpyArray]]] = {}
     for key, source in runs.items():
@@ -67,7 +68,7 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             noise, which = str(facts.get("noise") or ""), str(facts["set"])
         except (KeyError, TypeError, ValueError) as error:
             raise RecordError(f"`intervention` lacks {error}", where=key) from error
-        cases.setdefault(case, {}).setdefault(noise, {})[which] = _actions(source)
+        cases.setdefault(case, {}).setdefault(noise, {})[which] = _actions(source, study.base)
     noises = sorted({noise for case in cases.values() for noise in case})
     clean = {noise: _clean(study, noise) for noise in noises}
     steps = np.asarray(study.base.episode.env_step)
@@ -97,30 +98,39 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             variant=fill,
             kind=kind,
         )
-    others = [_actions(source) for source in study.of_kind("noise").values()]
+    others = [_actions(source, study.base) for source in study.of_kind("noise").values()]
     floor = fidelity.null_floor(np.stack([base, *others]), variance)
     yield tables.tidy(floor, {"env_step": steps}, metric="null_floor", kind="noise")
 
 
-def _actions(source: Source) -> NumpyArray:
-    if source.episode.actions is None:
-        raise RecordError("the run has no predicted actions", where=source.key or "base")
-    return source.episode.actions.astype(np.float64)
+def _actions(source: Source, base: Source) -> NumpyArray:
+    """(call, H, A) float64, comparable with those of the base."""
+    actions, wanted = source.episode.actions, base.episode.actions
+    if actions is None or wanted is None:
+        which = source if actions is None else base
+        raise RecordError("the run has no predicted actions", where=which.key or "base")
+    if actions.shape != wanted.shape:
+        raise RecordError(
+            f"actions of shape {actions.shape}, those of the base are {wanted.shape}",
+            where=source.key,
+            fix="Run all variants of an episode with the same checkpoint, or remove this one",
+        )
+    return actions.astype(np.float64)
 
 
 def _clean(study: Study, noise: str) -> NumpyArray:
     if not noise:
-        return _actions(study.base)
+        return _actions(study.base, study.base)
     if noise not in study.variants:
         raise RecordError(f"no run {noise!r} with nothing hidden", where=study.name)
-    return _actions(study.variants[noise])
+    return _actions(study.variants[noise], study.base)
 
 
 def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     """H2.2: whether answers are right, and how much the question's text looks at its object.
 
     Raises:
-      RecordError: no runs with questions.
+      RecordError: no runs with questions, or one without an answer.
     """
     runs = {k: v for k, v in study.variants.items() if "vqa" in v.episode.info}
     if not runs:
@@ -131,10 +141,14 @@ def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
         )
     for key, source in runs.items():
         facts = source.episode.info["vqa"]
+        if not isinstance(facts, Mapping):
+            raise RecordError(f"`vqa` is {facts!r}, no question and answer", where=key)
         labels = {"variant": key, "kind": "vqa"}
         if facts.get("expected") is not None:
             said = facts.get("answer", "")
-            given = [said] if isinstance(said, str) else list(said)
+            given = said if isinstance(said, list) else [said]
+            if not given:
+                raise RecordError("`vqa` has an empty list of answers", where=key)
             right = [plain(str(answer)) == plain(str(facts["expected"])) for answer in given]
             yield tables.tidy(np.array(np.mean(right)), {}, metric="correct", **labels)
         asked = facts.get("object")
@@ -171,7 +185,7 @@ def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     sets, `centroid_shift_patches` the distance of their centres.
 
     Raises:
-      RecordError: no turned runs, or an angle that is no quarter turn.
+      RecordError: no turned runs, an angle that is no quarter turn, or no cameras.
     """
     runs = {k: v for k, v in study.variants.items() if "rotation" in v.episode.info}
     if not runs:
@@ -181,15 +195,18 @@ def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             fix="Write them to variants/ with `rotation` in their info (docs/analysis.md)",
         )
     for key, source in runs.items():
-        facts = source.episode.info["rotation"]
-        degrees, named = int(facts["degrees"]), facts["camera"]
-        if degrees % 90:
-            raise RecordError(f"a turn by {degrees} degrees", where=key, fix="Use quarter turns")
+        degrees, cameras = _rotation(source)
         for stream, query in options.pairs():
-            for camera in [named] if isinstance(named, str) else named:
+            for camera in cameras:
                 labels = {"variant": key, "kind": "rotation", "query": query, "camera": camera}
                 base = camera_maps(study.base, stream, query, camera)
                 other = camera_maps(source, stream, query, camera)
+                if other.values.shape != base.values.shape:
+                    raise RecordError(
+                        f"maps of shape {other.values.shape}, those of the base are"
+                        f" {base.values.shape}",
+                        where=key,
+                    )
                 moved = _turned_maps(base, other, degrees, options.denoise)
                 axes = {"env_step": base.env_step, "layer": base.layers}
                 yield tables.tidy(
@@ -214,6 +231,23 @@ def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                     {"metric": list(drops), **axes, "object": study.base.episode.objects},
                     **labels,
                 )
+
+
+def _rotation(source: Source) -> tuple[int, list[str]]:
+    """Degrees and cameras of a turned run."""
+    facts = source.episode.info["rotation"]
+    known = facts if isinstance(facts, Mapping) else {}
+    degrees, named = known.get("degrees"), known.get("camera")
+    cameras = [named] if isinstance(named, str) else named
+    if not isinstance(degrees, int) or not isinstance(cameras, list) or not cameras:
+        raise RecordError(
+            f"`rotation` is {facts!r}",
+            where=source.key,
+            fix="It needs `degrees`, a whole number, and `camera`, a name or a list of names",
+        )
+    if degrees % 90:
+        raise RecordError(f"a turn by {degrees} degrees", where=source.key, fix="Use quarter turns")
+    return degrees, cameras
 
 
 def _turned_maps(

@@ -92,7 +92,8 @@ class Source:
         """What comparison a variant makes: `noise`, `paraphrase`, `counterfactual`, ..."""
         info = self.episode.info
         if "intervention" in info:
-            return str(info["intervention"].get("kind", "occlusion"))
+            facts = info["intervention"]
+            return str(facts.get("kind", "occlusion") if isinstance(facts, Mapping) else facts)
         for name in ("vqa", "rotation"):
             if name in info:
                 return name

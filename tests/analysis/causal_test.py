@@ -65,6 +65,21 @@ def test_incomplete_occlusions_are_named(tmp_path):
         hypotheses.run(study_of(tmp_path), "h1", Options())
 
 
+def test_actions_of_another_shape_are_named(tmp_path):
+    runs.write_run(tmp_path)
+    occluded(tmp_path, "high_0", "high", np.zeros((3, 2, 4)))
+    with pytest.raises(RecordError, match=r"high_0: actions of shape \(3, 2, 4\).*\(3, 3, 4\)"):
+        hypotheses.run(study_of(tmp_path), "h1", Options())
+
+
+def test_an_intervention_that_says_too_little(tmp_path):
+    runs.write_run(tmp_path)
+    for facts in ({"set": "high", "camera": "wrist"}, "high"):
+        runs.write_run(tmp_path / "variants" / "odd", info={"intervention": facts}, attention=False)
+        with pytest.raises(RecordError, match="odd: `intervention` lacks"):
+            hypotheses.run(study_of(tmp_path), "h1", Options())
+
+
 def test_answers(tmp_path):
     runs.write_run(tmp_path)
     facts = {"question": "what colour is the cube?", "answer": "The Red.", "expected": "red"}
@@ -79,6 +94,14 @@ def test_answers(tmp_path):
     with pytest.raises(RecordError, match="no runs with questions"):
         runs.write_run(tmp_path / "bare")
         hypotheses.run(study_of(tmp_path / "bare"), "h2_2", Options())
+
+
+@pytest.mark.parametrize("facts", [{"expected": "red", "answer": []}, "red"])
+def test_answers_that_are_none(tmp_path, facts):
+    runs.write_run(tmp_path)
+    runs.write_run(tmp_path / "variants" / "q1", info={"vqa": facts}, attention=False)
+    with pytest.raises(RecordError, match="q1: `vqa`"):
+        hypotheses.run(study_of(tmp_path), "h2_2", Options())
 
 
 def test_plain_answers():
@@ -105,6 +128,16 @@ def test_rotation(tmp_path):
     )
     with pytest.raises(RecordError, match="45 degrees"):
         hypotheses.run(study_of(tmp_path), "rotation", options)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"degrees": 90}, {"degrees": "ninety", "camera": "wrist"}, "ninety"]
+)
+def test_a_rotation_that_says_too_little(tmp_path, facts):
+    runs.write_run(tmp_path)
+    runs.write_run(tmp_path / "variants" / "odd", info={"rotation": facts})
+    with pytest.raises(RecordError, match=r"odd: `rotation` is .*It needs `degrees`"):
+        hypotheses.run(study_of(tmp_path), "rotation", Options())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import pytest
 
+from attn_jax.analysis import hypotheses
 from attn_jax.core.errors import ConfigError, InputError
 from configs.analysis import all as all_hypotheses
 from configs.analysis import h1_1_objects
@@ -44,6 +45,22 @@ def test_a_failing_episode_is_named_and_the_others_are_done(run, tmp_path):
     assert [marker(out, n).is_file() for n in range(3)] == [True, False, True]
     broken.write_bytes(whole)
     assert analyse_run(run, config, out)["analysed"] == 1
+
+
+def test_a_defect_waits_until_the_others_are_done(run, tmp_path, monkeypatch):
+    def sometimes(study, options):
+        if study.name == "episode_00000":
+            raise ZeroDivisionError("planted")
+        return hypotheses.objects(study, options)
+
+    monkeypatch.setitem(hypotheses.HYPOTHESES, "h1_1", sometimes)
+    broken = run / "episodes" / "episode_00001" / "observations.npz"
+    broken.write_bytes(broken.read_bytes()[:-5])
+    both = r"2 of 3 episodes failed \(episode_00000, episode_00001\); episode_00000: Zero"
+    with pytest.raises(RuntimeError, match=both) as caught:
+        analyse_run(run, h1_1_objects.get_config("tiny"), tmp_path / "out")
+    assert "in sometimes" in str(caught.value)
+    assert [marker(tmp_path / "out", n).is_file() for n in range(3)] == [False, False, True]
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from attn_jax.analysis import tables
-from attn_jax.core.errors import ConfigError
+from attn_jax.analysis import hypotheses, tables
+from attn_jax.core.errors import ConfigError, RecordError
 from launch import app
 from launch.episode_analysis import Job, analyse, open_study, options_of
 from tests import testing
@@ -72,18 +72,49 @@ def test_a_damaged_episode_is_a_problem_and_not_done(tmp_path):
     assert "episode_00000" in analyse(work).problem
 
 
-def test_a_defect_names_the_episode(tmp_path, monkeypatch):
-    from attn_jax.analysis import hypotheses
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("commits.jsonl", lambda data: b"", "0 calls are committed, 3 were"),
+        ("commits.jsonl", lambda data: bytes(x ^ 0x5A for x in data), "0 calls are committed, 3"),
+        ("commits.jsonl", lambda data: data[: len(data) // 2], "1 calls are committed, 3 were"),
+        ("prefix/values/c.1.0.0.0.0.0", lambda data: data[:100], "h1_1: calls 1 to 1 cannot be"),
+        ("prefix/values/c.1.0.0.0.0.0", None, "values: h1_1: file of call 1 is missing"),
+        ("prefix/values/zarr.json", lambda data: b"xx", "h1_1: array cannot be opened"),
+    ],
+)
+def test_a_damaged_record_is_a_problem_and_not_done(tmp_path, name, content, said):
+    path = runs.write_run(tmp_path / "run") / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content(path.read_bytes()))
+    work = job(tmp_path / "run", tmp_path / "out")
+    done = analyse(work)
+    assert said in done.problem and "episode_00000" in done.problem and done.defect == ""
+    assert not work.is_done()
 
+
+def test_a_record_without_a_commit_log_is_damaged(tmp_path):
+    folder = runs.write_run(tmp_path / "run")
+    (folder / "commits.jsonl").unlink()
+    with pytest.raises(RecordError, match="0 calls are committed"):
+        open_study(tmp_path / "run", "episode_00000")
+    runs.write_run(tmp_path / "bare", attention=False)
+    assert open_study(tmp_path / "bare", "episode_00000").base.reader is None
+
+
+def test_a_defect_comes_back_with_its_traceback(tmp_path, monkeypatch):
     def broken(study, options):
         raise ZeroDivisionError("planted")
         yield
 
     runs.write_run(tmp_path / "run")
     monkeypatch.setitem(hypotheses.HYPOTHESES, "h1_1", broken)
-    with pytest.raises(ZeroDivisionError) as caught:
-        analyse(job(tmp_path / "run", tmp_path / "out"))
-    assert any("episode_00000" in note for note in caught.value.__notes__)
+    work = job(tmp_path / "run", tmp_path / "out")
+    done = analyse(work)
+    assert done.problem == "ZeroDivisionError: planted" and not work.is_done()
+    assert "in broken" in done.defect and "Traceback" in done.defect
 
 
 def test_options_are_checked():
