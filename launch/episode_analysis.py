@@ -27,7 +27,7 @@ import pandas as pd
 
 from attn_jax.analysis import hypotheses, seed_json, tables
 from attn_jax.analysis.studies import Source, Study
-from attn_jax.core.errors import ConfigError, InputError, RecordError
+from attn_jax.core.errors import ConfigError, InputError, MissingInputError, RecordError
 from attn_jax.data import episodes
 from attn_jax.probe import commits, schema
 from attn_jax.probe.store import RecordReader
@@ -179,13 +179,14 @@ def _analyse(job: Job) -> Outcome:
         try:
             parts.append(hypotheses.run(study, name, options))
         except InputError as error:
-            if missing != SKIP:
+            # Damage is never skipped: it would pass for what was not asked for.
+            if missing != SKIP or not isinstance(error, MissingInputError):
                 raise type(error)(
                     f"{name}: {error.what}", where=error.where, fix=error.fix
                 ) from error
             skipped[name] = str(error)
     if not parts:
-        raise ConfigError(f"every hypothesis was skipped: {skipped}", where=job.episode)
+        raise MissingInputError(f"every hypothesis was skipped: {skipped}", where=job.episode)
     frames = tables.concat(parts)
     rows = tables.episode_table(frames)
     if job.folder.exists():

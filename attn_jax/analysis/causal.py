@@ -26,7 +26,7 @@ import pandas as pd
 
 from attn_jax.analysis import fidelity, overlap, shift, tables
 from attn_jax.analysis.studies import CameraMaps, Source, Study, camera_maps
-from attn_jax.core.errors import RecordError
+from attn_jax.core.errors import MissingInputError, RecordError
 from attn_jax.core.typing import NumpyArray
 
 
@@ -48,12 +48,13 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     """H1: fidelity score of every camera, layer and fill, and the null floor.
 
     Raises:
-      RecordError: no occlusion runs, an `intervention` that lacks a field, a set without its
-        partner, or runs without actions or with chunks of another shape.
+      MissingInputError: no occlusion runs, or runs without actions.
+      RecordError: an `intervention` that lacks a field, a set without its partner, or chunks of
+        another shape.
     """
     runs = {k: v for k, v in study.variants.items() if "intervention" in v.episode.info}
     if not runs:
-        raise RecordError(
+        raise MissingInputError(
             "no runs with hidden patches",
             where=study.name,
             fix="Write them to variants/ with `intervention` in their info (docs/analysis.md)",
@@ -108,7 +109,7 @@ def _actions(source: Source, base: Source) -> NumpyArray:
     actions, wanted = source.episode.actions, base.episode.actions
     if actions is None or wanted is None:
         which = source if actions is None else base
-        raise RecordError("the run has no predicted actions", where=which.key or "base")
+        raise MissingInputError("the run has no predicted actions", where=which.key or "base")
     if actions.shape != wanted.shape:
         raise RecordError(
             f"actions of shape {actions.shape}, those of the base are {wanted.shape}",
@@ -130,11 +131,12 @@ def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     """H2.2: whether answers are right, and how much the question's text looks at its object.
 
     Raises:
-      RecordError: no runs with questions, or one without an answer.
+      MissingInputError: no runs with questions.
+      RecordError: one without an answer.
     """
     runs = {k: v for k, v in study.variants.items() if "vqa" in v.episode.info}
     if not runs:
-        raise RecordError(
+        raise MissingInputError(
             "no runs with questions",
             where=study.name,
             fix="Ask a checkpoint with a text head: launch.answer --run --questions",
@@ -185,11 +187,12 @@ def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     sets, `centroid_shift_patches` the distance of their centres.
 
     Raises:
-      RecordError: no turned runs, an angle that is no quarter turn, or no cameras.
+      MissingInputError: no turned runs.
+      RecordError: an angle that is no quarter turn, no cameras, or maps of another shape.
     """
     runs = {k: v for k, v in study.variants.items() if "rotation" in v.episode.info}
     if not runs:
-        raise RecordError(
+        raise MissingInputError(
             "no runs with turned pictures",
             where=study.name,
             fix="Write them to variants/ with `rotation` in their info (docs/analysis.md)",

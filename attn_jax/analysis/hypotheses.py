@@ -42,8 +42,9 @@ from attn_jax.analysis.studies import (
     cameras_of,
     capture_fix,
     group_masses,
+    recorded,
 )
-from attn_jax.core.errors import ConfigError, RecordError
+from attn_jax.core.errors import ConfigError, MissingInputError, RecordError
 from attn_jax.core.typing import NumpyArray
 
 DENOISE = ("mean", "first", "last")
@@ -88,8 +89,9 @@ def run(study: Study, name: str, options: Options) -> pd.DataFrame:
     """Rows of one hypothesis for one episode.
 
     Raises:
-      ConfigError: an unknown hypothesis.
-      InputError: an input of the hypothesis is missing.
+      ConfigError: an unknown hypothesis or camera.
+      MissingInputError: an input of the hypothesis was not recorded.
+      InputError: an input is damaged.
     """
     if name not in HYPOTHESES:
         raise ConfigError(f"unknown hypothesis {name!r}", fix=f"Known: {', '.join(HYPOTHESES)}")
@@ -179,7 +181,7 @@ def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     base = study.base
     variants = study.of_kind("noise", "paraphrase", "counterfactual", "negation", "empty")
     if not variants:
-        raise RecordError(
+        raise MissingInputError(
             "no run with another prompt or noise",
             where=study.name,
             fix="Run launch.evaluate with --prompts and --noise_seeds",
@@ -227,18 +229,20 @@ def temporal_shift(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     for stream, query in options.pairs():
         record = source.record([f"{stream}.head_mean", stream])
         if record is None:
-            raise RecordError(
+            raise MissingInputError(
                 f"stream {stream!r} has no row per action",
                 where=study.name,
                 fix=capture_fix(stream, "head_mean", query),
             )
         for camera in _with_masks(source, options):
-            group = camera_group(record.layout, camera)
+            with recorded(stream, query, "head_mean"):
+                group = camera_group(record.layout, camera)
             assert group.grid is not None
             top, left, height, width = group.box or (0, 0, *(14 * side for side in group.grid))
             target = 2 * top + height, 2 * left + width
             coverage = source.coverage(camera, group.grid, target)
-            curves = temporal.roi_curves(record, group.name, coverage, query=query)
+            with recorded(stream, query, "head_mean"):
+                curves = temporal.roi_curves(record, group.name, coverage, query=query)
             steps, labels = source.steps(), {"query": query, "camera": camera}
             axes = {"env_step": steps, "layer": record.layers, "object": source.episode.objects}
             found = {
@@ -346,7 +350,7 @@ def word_attention(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                         source,
                     )
     if not found_any:
-        raise RecordError(
+        raise MissingInputError(
             "no attention of single words",
             where=study.name,
             fix=capture_fix("prefix", "patch_map", "text/word/*"),

@@ -111,6 +111,26 @@ def test_a_defect_comes_back_with_its_traceback(tmp_path, monkeypatch):
 
     runs.write_run(tmp_path / "run")
     monkeypatch.setitem(hypotheses.HYPOTHESES, "h1_1", broken)
+@pytest.mark.parametrize("name", ["prefix/values/zarr.json", "prefix/values/c.0.0.0.0.0.0"])
+def test_damage_is_not_skipped(tmp_path, name):
+    path = runs.write_run(tmp_path / "run") / name
+    path.write_bytes(b"xx")
+    skipping = {n: {"streams": ["prefix:text"], "missing": "skip"} for n in ("h1_1", "h2_1")}
+    work = job(tmp_path / "run", tmp_path / "out", {"hypotheses": skipping})
+    assert "h1_1" in analyse(work).problem and not work.is_done()
+
+
+def test_a_stream_that_was_not_recorded_is_skipped(tmp_path):
+    runs.write_run(tmp_path / "run")
+    given = {"streams": ["suffix:text"], "missing": "skip"}  # a suffix has no queries of text
+    config = {"hypotheses": {"h1_1": given, "h3": given, "budget": given, "h4": {}}}
+    done = analyse(job(tmp_path / "run", tmp_path / "out", config))
+    assert set(done.skipped) == {"h1_1", "h3", "budget"} and done.problem == ""
+    assert "queries=text" in done.skipped["budget"]
+    wrong = {"hypotheses": {"h1_1": {"cameras": ["left"], "missing": "skip"}, "h4": {}}}
+    assert "no camera 'left'" in analyse(job(tmp_path / "run", tmp_path / "w", wrong)).problem
+
+
     work = job(tmp_path / "run", tmp_path / "out")
     done = analyse(work)
     assert done.problem == "ZeroDivisionError: planted" and not work.is_done()
