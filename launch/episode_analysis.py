@@ -7,7 +7,7 @@
       done.json                     written last: what was run, what was skipped and why
 
 An episode counts as finished only when `done.json` is there and was written for the same
-configuration.
+configuration and the same recordings, and its rows can be read.
 
     done = analyse(Job(run, "episode_00000", out, config))
 """
@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet
 
 from attn_jax.analysis import hypotheses, seed_json, tables
 from attn_jax.analysis.studies import Source, Study
@@ -33,7 +34,9 @@ from attn_jax.probe import commits, schema
 from attn_jax.probe.store import RecordReader
 from launch import app
 
-DONE = "done.json"
+DONE, ROWS = "done.json", "rows.parquet"
+#: Of what is written for an episode; a larger one makes every episode be analysed again.
+SCHEMA_VERSION = 1
 ERROR, SKIP = "error", "skip"
 #: What code that is wrong raises. It is reported when the other episodes are done.
 _DEFECTS = (
@@ -69,16 +72,66 @@ class Job:
         """Where the results go."""
         return self.out / "episodes" / self.episode
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the configuration of the hypotheses."""
-        text = json.dumps(app.jsonable(self.config["hypotheses"]), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
     def is_done(self) -> bool:
-        """Whether the episode was finished with this configuration."""
-        path = self.folder / DONE
-        return path.is_file() and app.read_json(path).get("config") == self.fingerprint
+        """Whether these recordings were analysed with this configuration."""
+        try:
+            facts = read_done(self.folder, fingerprint(self.config))
+        except InputError:
+            return False
+        return all(facts.get(key) == value for key, value in self.recordings().items())
+
+    def recordings(self) -> dict[str, Any]:
+        """Fingerprints: `recording` of the episode, `variants` of its variants by their keys.
+
+        They are of the metadata, which has the checksums of everything that is analysed.
+        """
+        variants = {
+            key: _recording(folder / episodes.EPISODES / self.episode)
+            for key, folder in episodes.variants_of(self.run).items()
+            if (folder / episodes.EPISODES / self.episode / episodes.META).is_file()
+        }
+        base = _recording(self.run / episodes.EPISODES / self.episode)
+        return {"recording": base, "variants": variants}
+
+
+def _recording(folder: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    for name in (episodes.META, schema.META, commits.NAME):
+        data = (folder / name).read_bytes() if (folder / name).is_file() else b""
+        digest.update(f"{name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Of the configuration of the hypotheses."""
+    text = json.dumps(app.jsonable(config["hypotheses"]), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_done(folder: pathlib.Path, config: str) -> dict[str, Any]:
+    """`done.json` of an episode that is finished.
+
+    Args:
+      folder: where the results of the episode are.
+      config: `fingerprint` of the configuration that it must have been analysed with.
+
+    Raises:
+      InputError: it is not finished; says why.
+    """
+    if not (folder / DONE).is_file():
+        raise InputError("is not analysed", where=folder.name)
+    facts = app.read_json(folder / DONE)
+    if (facts.get("schema_version"), facts.get("config")) != (SCHEMA_VERSION, config):
+        raise InputError("was analysed with another configuration or version", where=folder.name)
+    try:
+        rows = pyarrow.parquet.read_metadata(folder / ROWS).num_rows
+    except (OSError, ValueError) as error:
+        raise InputError(f"{ROWS} is missing or damaged", where=folder.name) from error
+    if rows != facts.get("rows"):
+        raise InputError(
+            f"{ROWS} has {rows} rows instead of {facts.get('rows')}", where=folder.name
+        )
+    return facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +225,10 @@ def analyse(job: Job) -> Outcome:
 
 
 def _analyse(job: Job) -> Outcome:
-    study = open_study(job.run, job.episode)
+    # First of all, so that no rows of other inputs or settings count when anything fails from here.
     (job.folder / DONE).unlink(missing_ok=True)
+    recordings = job.recordings()
+    study = open_study(job.run, job.episode)
     parts, skipped = [], {}
     for name, (options, missing) in options_of(job.config).items():
         try:
@@ -198,7 +253,9 @@ def _analyse(job: Job) -> Outcome:
     app.write_json(
         job.folder / DONE,
         {
-            "config": job.fingerprint,
+            "schema_version": SCHEMA_VERSION,
+            "config": fingerprint(job.config),
+            **recordings,
             "episode": job.episode,
             "outcome": study.outcome,
             "prompt": study.base.episode.info.get("prompt"),

@@ -1,6 +1,7 @@
 """Tests of launch.episode_analysis."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -53,6 +54,53 @@ def test_another_configuration_is_not_done(tmp_path):
     assert not job(tmp_path / "run", tmp_path / "out", other).is_done()
 
 
+def test_other_recordings_are_not_done(tmp_path):
+    run, work = tmp_path / "run", job(tmp_path / "run", tmp_path / "out")
+    runs.write_run(run)
+    analyse(work)
+    runs.write_variants(run)
+    assert not work.is_done()
+    assert analyse(work).skipped == {} and work.is_done()
+    runs.write_run(run / "variants" / "ball", number=1)  # the variant has another episode now
+    assert work.is_done()
+    shutil.rmtree(run / "variants" / "empty")
+    assert not work.is_done()
+    analyse(work)
+    shutil.rmtree(run / "episodes")
+    runs.write_run(run, success=False)
+    assert not work.is_done()
+    assert analyse(work).problem == "" and work.is_done()
+    assert app.read_json(work.folder / "done.json")["outcome"] == "failure"
+
+
+def test_lost_rows_are_not_done(tmp_path):
+    runs.write_run(tmp_path / "run")
+    work = job(tmp_path / "run", tmp_path / "out")
+    analyse(work)
+    path = work.folder / "rows.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert not work.is_done()
+    pd.read_parquet(work.folder / "frames.parquet").to_parquet(path)  # other rows than were counted
+    assert not work.is_done()
+    path.unlink()
+    assert not work.is_done()
+    path.write_bytes(whole)
+    assert work.is_done()
+    facts = app.read_json(work.folder / "done.json")
+    app.write_json(work.folder / "done.json", facts | {"schema_version": 0})
+    assert not work.is_done()
+
+
+def test_a_failure_leaves_no_rows_of_an_earlier_configuration(tmp_path):
+    folder = runs.write_run(tmp_path / "run")
+    analyse(job(tmp_path / "run", tmp_path / "out"))
+    path = folder / "observations.npz"
+    path.write_bytes(path.read_bytes()[:-9])
+    other = job(tmp_path / "run", tmp_path / "out", {"hypotheses": {"h4": {}}})
+    assert analyse(other).problem and not (other.folder / "done.json").exists()
+
+
 def test_a_missing_input_skips_or_fails_as_asked(tmp_path):
     runs.write_run(tmp_path / "run")
     done = analyse(job(tmp_path / "run", tmp_path / "out"))
@@ -61,6 +109,26 @@ def test_a_missing_input_skips_or_fails_as_asked(tmp_path):
     work = job(tmp_path / "run", tmp_path / "strict", strict)
     done = analyse(work)
     assert "h2_1: no run with another prompt" in done.problem and not work.is_done()
+
+
+@pytest.mark.parametrize("name", ["prefix/values/zarr.json", "prefix/values/c.0.0.0.0.0.0"])
+def test_damage_is_not_skipped(tmp_path, name):
+    path = runs.write_run(tmp_path / "run") / name
+    path.write_bytes(b"xx")
+    skipping = {n: {"streams": ["prefix:text"], "missing": "skip"} for n in ("h1_1", "h2_1")}
+    work = job(tmp_path / "run", tmp_path / "out", {"hypotheses": skipping})
+    assert "h1_1" in analyse(work).problem and not work.is_done()
+
+
+def test_a_stream_that_was_not_recorded_is_skipped(tmp_path):
+    runs.write_run(tmp_path / "run")
+    given = {"streams": ["suffix:text"], "missing": "skip"}  # a suffix has no queries of text
+    config = {"hypotheses": {"h1_1": given, "h3": given, "budget": given, "h4": {}}}
+    done = analyse(job(tmp_path / "run", tmp_path / "out", config))
+    assert set(done.skipped) == {"h1_1", "h3", "budget"} and done.problem == ""
+    assert "queries=text" in done.skipped["budget"]
+    wrong = {"hypotheses": {"h1_1": {"cameras": ["left"], "missing": "skip"}, "h4": {}}}
+    assert "no camera 'left'" in analyse(job(tmp_path / "run", tmp_path / "w", wrong)).problem
 
 
 def test_a_damaged_episode_is_a_problem_and_not_done(tmp_path):
@@ -111,26 +179,6 @@ def test_a_defect_comes_back_with_its_traceback(tmp_path, monkeypatch):
 
     runs.write_run(tmp_path / "run")
     monkeypatch.setitem(hypotheses.HYPOTHESES, "h1_1", broken)
-@pytest.mark.parametrize("name", ["prefix/values/zarr.json", "prefix/values/c.0.0.0.0.0.0"])
-def test_damage_is_not_skipped(tmp_path, name):
-    path = runs.write_run(tmp_path / "run") / name
-    path.write_bytes(b"xx")
-    skipping = {n: {"streams": ["prefix:text"], "missing": "skip"} for n in ("h1_1", "h2_1")}
-    work = job(tmp_path / "run", tmp_path / "out", {"hypotheses": skipping})
-    assert "h1_1" in analyse(work).problem and not work.is_done()
-
-
-def test_a_stream_that_was_not_recorded_is_skipped(tmp_path):
-    runs.write_run(tmp_path / "run")
-    given = {"streams": ["suffix:text"], "missing": "skip"}  # a suffix has no queries of text
-    config = {"hypotheses": {"h1_1": given, "h3": given, "budget": given, "h4": {}}}
-    done = analyse(job(tmp_path / "run", tmp_path / "out", config))
-    assert set(done.skipped) == {"h1_1", "h3", "budget"} and done.problem == ""
-    assert "queries=text" in done.skipped["budget"]
-    wrong = {"hypotheses": {"h1_1": {"cameras": ["left"], "missing": "skip"}, "h4": {}}}
-    assert "no camera 'left'" in analyse(job(tmp_path / "run", tmp_path / "w", wrong)).problem
-
-
     work = job(tmp_path / "run", tmp_path / "out")
     done = analyse(work)
     assert done.problem == "ZeroDivisionError: planted" and not work.is_done()
