@@ -5,7 +5,7 @@
 
 RUN is what `launch.evaluate --capture=...` left: `episodes/` with observations and attention, and
 `variants/<key>/` with other prompts, noise or interventions. OUT receives `config.json` (with the
-families of tests, declared before anything is tested), `run.json`, and per episode
+families of tests, declared before anything is tested), `run.json`, `episodes.json`, and per episode
 `frames.parquet`, `rows.{parquet,csv,json}` and `done.json`.
 
 Finished episodes are not analysed again. An episode that fails is named and never marked done; the
@@ -24,6 +24,7 @@ from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.data import episodes
 from attn_jax.train.progress import ProgressBar
 from launch import app, episode_analysis
+from launch.analysed import EXPECTED
 from launch.parallel import BACKENDS, parallel, register
 
 RUN = app.define_run()
@@ -68,6 +69,8 @@ def analyse_run(
     register(backend)
     names = [folder.name for folder in episodes.episodes_of(run)]
     folder = app.prepare_workdir(workdir, config)
+    # So that an aggregate knows which episodes are missing.
+    app.write_json(folder / EXPECTED, {"run": run.name, "episodes": names})
     work = [episode_analysis.Job(run, name, folder, plain) for name in names]
     waiting = [job for job in work if not job.is_done()]
     logging.info("%d episodes, %d already done", len(work), len(work) - len(waiting))

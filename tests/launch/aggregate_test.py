@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from attn_jax.analysis.aggregate import COLUMNS
-from attn_jax.core.errors import ConfigError
+from attn_jax.core.errors import ConfigError, InputError
 from configs.analysis import all as all_hypotheses
+from configs.analysis import h1_1_objects
 from launch import aggregate, app
 from launch.aggregate import aggregate_runs
 from launch.analyze import analyse_run
@@ -101,25 +102,74 @@ def test_the_same_seed_gives_the_same_numbers(analysed, aggregated, tmp_path):
     assert (tmp_path / "table.csv").read_bytes() == (aggregated[0] / "table.csv").read_bytes()
 
 
-@pytest.mark.slow
-def test_analyses_are_pooled_when_they_declare_the_same(analysed, tmp_path):
-    run = analysed.parent / "run"
-    analyse_run(run, config(), tmp_path / "again")
-    summary = aggregate_runs([analysed, tmp_path / "again"], tmp_path / "both")
-    assert summary["episodes"] == 16
+def small(folder, *, seed=0, episodes=2):
+    """A run with an analysis of `h1_1`; returns the folder of the analysis."""
+    for number in range(episodes):
+        runs.write_run(folder / "run", number, seed=seed, only_reduced=True)
+    analyse_run(folder / "run", h1_1_objects.get_config("tiny"), folder / "out")
+    return folder / "out"
+
+
+def test_analyses_of_the_same_name_are_pooled_by_episode(tmp_path):
+    folders = [small(tmp_path / name, seed=seed) for seed, name in enumerate(("a", "b"))]
+    summary = aggregate_runs(folders, tmp_path / "both")
+    assert summary["episodes"] == 4
     names = set(pd.read_parquet(tmp_path / "both" / "rows.parquet").episode)
-    assert {"out/episode_00000", "again/episode_00000"} <= names
-    other = config()
+    assert names == {f"{x}/out/episode_0000{n}" for x in "ab" for n in (0, 1)}
+    table = pd.read_parquet(tmp_path / "both" / "table.parquet")
+    assert set(table[table.family == "target_lift"].n) == {4}
+    with pytest.raises(ConfigError, match="is given twice"):
+        aggregate_runs([folders[0], tmp_path / "a" / ".." / "a" / "out"], tmp_path / "wrong")
+    analyse_run(tmp_path / "a" / "run", h1_1_objects.get_config("tiny"), tmp_path / "again")
+    same = "again/episode_00000 is the same recording as out/episode_00000"
+    with pytest.raises(ConfigError, match=same):
+        aggregate_runs([folders[0], tmp_path / "again"], tmp_path / "wrong")
+    other = h1_1_objects.get_config("tiny")
     del other.families["target_lift"]
-    analyse_run(run, other, tmp_path / "other")
+    analyse_run(tmp_path / "b" / "run", other, tmp_path / "other")
     with pytest.raises(ConfigError, match="declares other families"):
-        aggregate_runs([analysed, tmp_path / "other"], tmp_path / "wrong")
+        aggregate_runs([folders[0], tmp_path / "other"], tmp_path / "wrong")
+
+
+def test_missing_episodes_are_refused_or_named(tmp_path):
+    out = small(tmp_path, episodes=3)
+    changed = h1_1_objects.get_config("tiny")
+    changed.hypotheses.h1_1.denoise = "last"
+    observations = tmp_path / "run" / "episodes" / "episode_00001" / "observations.npz"
+    observations.write_bytes(observations.read_bytes()[:-9])
+    with pytest.raises(InputError, match="1 of 3 episodes failed"):
+        analyse_run(tmp_path / "run", changed, out)
+    with pytest.raises(InputError, match=r"1 of 3 .*\(episode_00001\); .* is not analysed"):
+        aggregate_runs([out], tmp_path / "agg")
+    summary = aggregate_runs([out], tmp_path / "agg", allow_missing=True)
+    assert summary["episodes"] == 2
+    assert summary["missing"] == {"episode_00001": "is not analysed"}
+    done = out / "episodes" / "episode_00002" / "done.json"
+    app.write_json(done, app.read_json(done) | {"config": "of another time"})
+    with pytest.raises(InputError, match="2 of 3 episodes"):
+        aggregate_runs([out], tmp_path / "agg")
+
+
+def test_damaged_rows_are_named(tmp_path):
+    out = small(tmp_path)
+    path = out / "episodes" / "episode_00001" / "rows.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    with pytest.raises(InputError, match=r"episode_00001 rows\.parquet is missing or damaged"):
+        aggregate_runs([out], tmp_path / "agg")
+    path.write_bytes(b"PAR1" + bytes(200) + whole[204:])  # data, not the metadata at the end
+    with pytest.raises(InputError, match="rows of episode_00001 cannot be read"):
+        aggregate_runs([out], tmp_path / "agg")
+    path.unlink()
+    with pytest.raises(InputError, match=r"episode_00001 rows\.parquet is missing or damaged"):
+        aggregate_runs([out], tmp_path / "agg")
 
 
 def test_nothing_to_aggregate(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.json"):
         aggregate_runs([tmp_path], tmp_path / "out")
     app.write_json(tmp_path / "config.json", config().to_dict())
+    app.write_json(tmp_path / "episodes.json", {"run": "run", "episodes": ["episode_00000"]})
     with pytest.raises(ConfigError, match="no finished episodes"):
         aggregate_runs([tmp_path], tmp_path / "out")
 
