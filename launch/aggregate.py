@@ -7,7 +7,7 @@ OUT is a folder of `launch.analyze`; several are pooled when they declared the s
 have no recording in common. An episode without results is an error that names it, or with
 `--allow_missing` is named in the summary and the report. AGG
 receives `table.{parquet,csv,json}` (one row per test: means, effect, interval, p, adjusted p, null
-floor, power note; columns of `analysis.aggregate.COLUMNS`), `rows.{parquet,csv,json}` (one row per
+floor, power note; columns of `analysis.aggregate.COLUMNS`), `rows.{parquet,csv}` (one row per
 episode and measure), `heads.json` (ranking of heads), `summary.json`, and in the shapes of an
 earlier system `multi_episode_aggregate.json` and `cf_multi_episode_aggregate.json`.
 """
@@ -23,10 +23,10 @@ import pandas as pd
 from absl import flags, logging
 
 from attn_jax.analysis import heads, seed_json, stats, tables
-from attn_jax.analysis.aggregate import Family, aggregate
+from attn_jax.analysis.aggregate import Family, Reduced
 from attn_jax.core.errors import ConfigError, InputError
 from launch import app
-from launch.analysed import open_analyses
+from launch.analysed import RowsWriter, open_analyses
 from launch.episode_analysis import write_table
 
 ANALYSIS = flags.DEFINE_list("analysis", None, "Folders that launch.analyze wrote.")
@@ -87,21 +87,31 @@ def aggregate_runs(
                 text, where=analyses[0], fix="Run launch.analyze again, or add --allow_missing"
             )
         logging.warning("%s", text)
-    rows = tables.concat([episode.rows() for episode in found.episodes])
-    present = set(rows.hypothesis.unique())
+    workdir.mkdir(parents=True, exist_ok=True)
     families = families_of(config)
+    reduced, present = Reduced(families), set()
+    for_heads, for_seeds = [], []
+    # Episode by episode: only their means are kept, so that memory does not grow with the rows.
+    with RowsWriter(workdir / "rows") as writer:
+        for episode in found.episodes:
+            rows = episode.rows()
+            writer.add(rows)
+            reduced.add(rows)
+            present |= set(rows.hypothesis.unique())
+            for_heads.append(head_rows(rows))
+            for_seeds.append(seed_json.aggregate_rows(rows))
     left_out = [family for family in families if family.hypothesis not in present]
     for family in left_out:
         logging.warning("family %r: %s was not run", family.name, family.hypothesis)
     families = [family for family in families if family not in left_out]
-    table = aggregate(rows, families, seed=seed, resamples=int(config["resamples"]))
-    workdir.mkdir(parents=True, exist_ok=True)
+    table = reduced.table(families, seed=seed, resamples=int(config["resamples"]))
     write_table(table, workdir / "table")
-    write_table(rows, workdir / "rows")
-    app.write_json(workdir / "heads.json", rank(rows, seed, int(config["rank_resamples"])))
+    ranking = rank(tables.concat(for_heads), seed, int(config["rank_resamples"]))
+    app.write_json(workdir / "heads.json", ranking)
+    means = tables.concat(for_seeds)
     for name, data in (
-        ("multi_episode_aggregate.json", seed_json.object_aggregate(rows)),
-        ("cf_multi_episode_aggregate.json", seed_json.counterfactual_aggregate(rows)),
+        ("multi_episode_aggregate.json", seed_json.object_aggregate(means)),
+        ("cf_multi_episode_aggregate.json", seed_json.counterfactual_aggregate(means)),
     ):
         if data is not None:
             app.write_json(workdir / name, data)
@@ -128,6 +138,14 @@ def families_of(config: Mapping[str, Any]) -> list[Family]:
         except TypeError as error:
             raise ConfigError(f"family {name!r}: {error}", where="config.families") from error
     return out
+
+
+def head_rows(rows: Any) -> pd.DataFrame:
+    """The means per episode that `rank` needs."""
+    chosen = rows[(rows.hypothesis == "h4") & (rows["head"] >= 0)]
+    chosen = chosen[chosen.metric.isin(("normalised_entropy", "mass", "lift"))]
+    keep = ["episode", "hypothesis", "metric", "query", "layer", "head", "camera", "role"]
+    return tables.mean_over(chosen, keep)
 
 
 def rank(rows: Any, seed: int, resamples: int) -> dict[str, Any]:

@@ -10,13 +10,18 @@ rows = tables.concat([episode.rows() for episode in found.episodes])
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 
+from attn_jax.analysis import tables
 from attn_jax.core.errors import ConfigError, InputError
 from launch import app
 from launch.episode_analysis import ROWS, fingerprint, read_done
@@ -71,6 +76,60 @@ class Analyses:
     config: Mapping[str, Any]
     episodes: Sequence[AnalysedEpisode]
     missing: Mapping[str, str]
+
+
+class RowsWriter:
+    """Writes rows episode by episode, as a row group of a .parquet file and as lines of a .csv.
+
+    There is no .json: it would be eight times as large, and every episode has its own.
+    """
+
+    def __init__(self, stem: pathlib.Path):
+        """Opens `<stem>.parquet` and `<stem>.csv`; earlier ones are replaced."""
+        with contextlib.ExitStack() as stack:
+            path = stem.with_suffix(".parquet")
+            self._parquet = stack.enter_context(pyarrow.parquet.ParquetWriter(path, _SCHEMA))
+            csv = stem.with_suffix(".csv").open("w", encoding="utf-8", newline="")
+            self._csv = stack.enter_context(csv)
+            self._csv.write(",".join(tables.COLUMNS) + "\n")
+            self._stack = stack.pop_all()
+
+    def add(self, rows: pd.DataFrame) -> None:
+        """Writes a table with the columns of `tables.COLUMNS`."""
+        columns = [
+            _dictionary(rows[name]) if name in tables.TEXT else pyarrow.array(rows[name])
+            for name in tables.COLUMNS
+        ]
+        self._parquet.write_table(pyarrow.Table.from_arrays(columns, schema=_SCHEMA))
+        rows.to_csv(self._csv, header=False, index=False, columns=list(tables.COLUMNS))
+
+    def __enter__(self) -> RowsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def _dictionary(column: pd.Series) -> pyarrow.Array:
+    values = column.astype("category").cat
+    codes = pyarrow.array(values.codes.to_numpy(np.int32))
+    return pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array(values.categories, "string"))
+
+
+_TEXT = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+_SCHEMA = pyarrow.schema(
+    [
+        (
+            name,
+            _TEXT
+            if name in tables.TEXT
+            else pyarrow.float64()
+            if name == "value"
+            else pyarrow.int64(),
+        )
+        for name in tables.COLUMNS
+    ]
+)
 
 
 def open_analyses(folders: Sequence[pathlib.Path]) -> Analyses:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from attn_jax.analysis import tables
 from attn_jax.analysis.aggregate import COLUMNS
 from attn_jax.core.errors import ConfigError, InputError
 from configs.analysis import all as all_hypotheses
@@ -62,6 +63,18 @@ def test_table_finds_what_was_planted(aggregated):
     assert summary["outcomes"] == {"failure": 4, "success": 4}
     assert "attention_drifts" in summary["left_out"]
     assert summary["skipped"] == {"h2_1": 4}
+
+
+def test_rows_of_all_episodes(analysed, aggregated):
+    rows = pd.read_parquet(aggregated[0] / "rows.parquet")
+    parts = [pd.read_parquet(path) for path in sorted(analysed.glob("episodes/*/rows.parquet"))]
+    every = tables.concat(parts)
+    assert tuple(rows.columns) == tables.COLUMNS
+    pd.testing.assert_frame_equal(rows, every, check_categorical=False, check_dtype=False)
+    csv = pd.read_csv(aggregated[0] / "rows.csv", keep_default_na=False, na_values={"value": [""]})
+    assert tuple(csv.columns) == tables.COLUMNS and len(csv) == len(rows)
+    np.testing.assert_allclose(csv.value, rows.value)
+    np.testing.assert_array_equal(csv.episode, rows.episode.astype(str))
 
 
 def test_ranking_of_heads(aggregated):
