@@ -1,10 +1,13 @@
 """Statistics over analysed episodes: the families of tests that the analysis declared.
 
-    python -m launch.aggregate --analysis=OUT[,OUT2] --workdir=AGG [--seed=0] [--json]
+    python -m launch.aggregate --analysis=OUT[,OUT2] --workdir=AGG [--seed=0] [--allow_missing]
+        [--json]
 
-OUT is a folder of `launch.analyze`; several are pooled when they declared the same families. AGG
+OUT is a folder of `launch.analyze`; several are pooled when they declared the same families and
+have no recording in common. An episode without results is an error that names it, or with
+`--allow_missing` is named in the summary and the report. AGG
 receives `table.{parquet,csv,json}` (one row per test: means, effect, interval, p, adjusted p, null
-floor, power note; columns of `analysis.aggregate.COLUMNS`), `rows.{parquet,csv,json}` (one row per
+floor, power note; columns of `analysis.aggregate.COLUMNS`), `rows.{parquet,csv}` (one row per
 episode and measure), `heads.json` (ranking of heads), `summary.json`, and in the shapes of an
 earlier system `multi_episode_aggregate.json` and `cf_multi_episode_aggregate.json`.
 """
@@ -20,12 +23,16 @@ import pandas as pd
 from absl import flags, logging
 
 from attn_jax.analysis import heads, seed_json, stats, tables
-from attn_jax.analysis.aggregate import Family, aggregate
-from attn_jax.core.errors import ConfigError
+from attn_jax.analysis.aggregate import Family, Reduced
+from attn_jax.core.errors import ConfigError, InputError
 from launch import app
-from launch.episode_analysis import DONE, write_table
+from launch.analysed import RowsWriter, open_analyses
+from launch.episode_analysis import write_table
 
 ANALYSIS = flags.DEFINE_list("analysis", None, "Folders that launch.analyze wrote.")
+ALLOW_MISSING = flags.DEFINE_bool(
+    "allow_missing", False, "Test what there is when episodes were not analysed, and name them."
+)
 ALPHA = stats.ALPHA
 #: A head with less of its attention on a camera does not look at it.
 LEAST_MASS = 0.01
@@ -39,60 +46,82 @@ def main() -> dict[str, Any]:
             fix="--analysis names folders of launch.analyze, --workdir where results go",
         )
     folders = [pathlib.Path(name) for name in ANALYSIS.value]
-    return aggregate_runs(folders, pathlib.Path(app.WORKDIR.value), seed=app.define_seed().value)
+    return aggregate_runs(
+        folders,
+        pathlib.Path(app.WORKDIR.value),
+        seed=app.define_seed().value,
+        allow_missing=ALLOW_MISSING.value,
+    )
 
 
 def aggregate_runs(
-    analyses: Sequence[pathlib.Path], workdir: pathlib.Path, *, seed: int = 0
+    analyses: Sequence[pathlib.Path],
+    workdir: pathlib.Path,
+    *,
+    seed: int = 0,
+    allow_missing: bool = False,
 ) -> dict[str, Any]:
     """Runs the declared families and writes every table; returns the summary.
 
+    Args:
+      analyses: folders of launch.analyze.
+      workdir: where the tables go.
+      seed: of permutations and bootstraps, not negative.
+      allow_missing: test what there is when episodes have no results; `missing` names them.
+
     Raises:
-      ConfigError: nothing analysed, or folders that declared different families.
+      ConfigError: nothing analysed, folders that declared different families, or an episode that
+        would count twice.
+      InputError: episodes without results, or with damaged ones.
     """
-    config = declared(analyses)
-    rows, episodes = read_rows(analyses)
-    present = set(rows.hypothesis.unique())
+    found = open_analyses(analyses)
+    config, missing = found.config, found.missing
+    if missing:
+        first = next(iter(missing))
+        text = (
+            f"{len(missing)} of {len(missing) + len(found.episodes)} episodes have no results"
+            f" ({', '.join(missing)}); {first} {missing[first]}"
+        )
+        if not allow_missing:
+            raise InputError(
+                text, where=analyses[0], fix="Run launch.analyze again, or add --allow_missing"
+            )
+        logging.warning("%s", text)
+    workdir.mkdir(parents=True, exist_ok=True)
     families = families_of(config)
+    reduced, present = Reduced(families), set()
+    for_heads, for_seeds = [], []
+    # Episode by episode: only their means are kept, so that memory does not grow with the rows.
+    with RowsWriter(workdir / "rows") as writer:
+        for episode in found.episodes:
+            rows = episode.rows()
+            writer.add(rows)
+            reduced.add(rows)
+            present |= set(rows.hypothesis.unique())
+            for_heads.append(head_rows(rows))
+            for_seeds.append(seed_json.aggregate_rows(rows))
     left_out = [family for family in families if family.hypothesis not in present]
     for family in left_out:
         logging.warning("family %r: %s was not run", family.name, family.hypothesis)
     families = [family for family in families if family not in left_out]
-    table = aggregate(rows, families, seed=seed, resamples=int(config["resamples"]))
-    workdir.mkdir(parents=True, exist_ok=True)
+    table = reduced.table(families, seed=seed, resamples=int(config["resamples"]))
     write_table(table, workdir / "table")
-    write_table(rows, workdir / "rows")
-    app.write_json(workdir / "heads.json", rank(rows, seed, int(config["rank_resamples"])))
+    ranking = rank(tables.concat(for_heads), seed, int(config["rank_resamples"]))
+    app.write_json(workdir / "heads.json", ranking)
+    means = tables.concat(for_seeds)
     for name, data in (
-        ("multi_episode_aggregate.json", seed_json.object_aggregate(rows)),
-        ("cf_multi_episode_aggregate.json", seed_json.counterfactual_aggregate(rows)),
+        ("multi_episode_aggregate.json", seed_json.object_aggregate(means)),
+        ("cf_multi_episode_aggregate.json", seed_json.counterfactual_aggregate(means)),
     ):
         if data is not None:
             app.write_json(workdir / name, data)
-    summary = summarise(table, episodes, families)
+    summary = summarise(table, [episode.facts for episode in found.episodes], families)
+    summary["missing"] = dict(missing)
     summary["left_out"] = {family.name: f"{family.hypothesis} was not run" for family in left_out}
     summary["seed"], summary["resamples"] = seed, int(config["resamples"])
     app.write_json(workdir / "summary.json", summary)
     app.write_json(workdir / "run.json", app.provenance(seed))
     return summary
-
-
-def declared(analyses: Sequence[pathlib.Path]) -> dict[str, Any]:
-    """The configuration of the analyses.
-
-    Raises:
-      ConfigError: not a folder of launch.analyze, or different declarations.
-    """
-    configs = [app.read_json(folder / "config.json") for folder in analyses]
-    for folder, config in zip(analyses, configs, strict=True):
-        for field in ("families", "hypotheses", "resamples"):
-            if config.get(field) != configs[0].get(field) or field not in config:
-                raise ConfigError(
-                    f"declares other {field} than {analyses[0].name}",
-                    where=folder,
-                    fix="Analyse all runs with the same configuration",
-                )
-    return configs[0]
 
 
 def families_of(config: Mapping[str, Any]) -> list[Family]:
@@ -111,27 +140,12 @@ def families_of(config: Mapping[str, Any]) -> list[Family]:
     return out
 
 
-def read_rows(analyses: Sequence[pathlib.Path]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Rows of every finished episode; names get their analysis in front when there are several.
-
-    Raises:
-      ConfigError: no finished episodes.
-    """
-    parts, episodes = [], []
-    for folder in analyses:
-        for done in sorted(folder.glob(f"episodes/*/{DONE}")):
-            part = pd.read_parquet(done.parent / "rows.parquet")
-            facts = app.read_json(done)
-            if len(analyses) > 1:
-                facts["episode"] = f"{folder.name}/{facts['episode']}"
-                part["episode"] = pd.Categorical([facts["episode"]] * len(part))
-            parts.append(part)
-            episodes.append(facts)
-    if not parts:
-        raise ConfigError(
-            "no finished episodes", where=analyses[0], fix="Run launch.analyze on a run first"
-        )
-    return tables.concat(parts), episodes
+def head_rows(rows: Any) -> pd.DataFrame:
+    """The means per episode that `rank` needs."""
+    chosen = rows[(rows.hypothesis == "h4") & (rows["head"] >= 0)]
+    chosen = chosen[chosen.metric.isin(("normalised_entropy", "mass", "lift"))]
+    keep = ["episode", "hypothesis", "metric", "query", "layer", "head", "camera", "role"]
+    return tables.mean_over(chosen, keep)
 
 
 def rank(rows: Any, seed: int, resamples: int) -> dict[str, Any]:

@@ -5,11 +5,11 @@
 
 RUN is what `launch.evaluate --capture=...` left: `episodes/` with observations and attention, and
 `variants/<key>/` with other prompts, noise or interventions. OUT receives `config.json` (with the
-families of tests, declared before anything is tested), `run.json`, and per episode
+families of tests, declared before anything is tested), `run.json`, `episodes.json`, and per episode
 `frames.parquet`, `rows.{parquet,csv,json}` and `done.json`.
 
 Finished episodes are not analysed again. An episode that fails is named and never marked done; the
-others are analysed, and the exit code is 2. 1 is a defect, with its traceback.
+others are analysed, and the exit code is 2; 1 for a defect, with the traceback of the first.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.data import episodes
 from attn_jax.train.progress import ProgressBar
 from launch import app, episode_analysis
+from launch.analysed import EXPECTED
 from launch.parallel import BACKENDS, parallel, register
 
 RUN = app.define_run()
@@ -60,17 +61,22 @@ def analyse_run(
 
     Raises:
       InputError: bad settings, no episodes, or, after the others are done, failed ones.
+      RuntimeError: after the others are done, episodes whose analysis has a defect; with the
+        traceback of the first.
     """
     plain = app.jsonable(config.to_dict())
     episode_analysis.options_of(plain)
     register(backend)
     names = [folder.name for folder in episodes.episodes_of(run)]
     folder = app.prepare_workdir(workdir, config)
+    # So that an aggregate knows which episodes are missing.
+    app.write_json(folder / EXPECTED, {"run": run.name, "episodes": names})
     std = episode_analysis.run_action_std(run, plain)
     work = [episode_analysis.Job(run, name, folder, plain, std) for name in names]
     waiting = [job for job in work if not job.is_done()]
     logging.info("%d episodes, %d already done", len(work), len(work) - len(waiting))
     failed: dict[str, str] = {}
+    defects: dict[str, str] = {}
     skipped: dict[str, list[str]] = {}
     rows = 0
     with ProgressBar(len(waiting)) as bar:
@@ -79,6 +85,8 @@ def analyse_run(
         ):
             bar.update(step=number + 1)
             rows += done.rows
+            if done.defect:
+                defects[done.episode] = done.defect
             if done.problem:
                 failed[done.episode] = done.problem
                 logging.error("%s failed: %s", done.episode, done.problem)
@@ -87,12 +95,15 @@ def analyse_run(
     for name, where in skipped.items():
         logging.warning("%s was skipped in %d episodes, see done.json", name, len(where))
     if failed:
-        first = next(iter(failed))
-        raise InputError(
+        first = next(iter(defects or failed))
+        text = (
             f"{len(failed)} of {len(work)} episodes failed ({', '.join(failed)});"
-            f" {first}: {failed[first]}",
-            where=run,
-            fix="The others are done; start again when the cause is gone",
+            f" {first}: {failed[first]}"
+        )
+        if defects:
+            raise RuntimeError(f"{run}: {text}\n\n{defects[first]}")
+        raise InputError(
+            text, where=run, fix="The others are done; start again when the cause is gone"
         )
     return {
         "episodes": len(work),

@@ -7,7 +7,7 @@
       done.json                     written last: what was run, what was skipped and why
 
 An episode counts as finished only when `done.json` is there and was written for the same
-configuration.
+configuration and the same recordings, and its rows can be read.
 
     done = analyse(Job(run, "episode_00000", out, config))
 """
@@ -20,23 +20,39 @@ import hashlib
 import json
 import pathlib
 import shutil
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 
 from attn_jax.analysis import hypotheses, seed_json, shift, tables
 from attn_jax.analysis.options import Options
 from attn_jax.analysis.studies import Source, Study
 from attn_jax.core import files
-from attn_jax.core.errors import ConfigError, InputError
+from attn_jax.core.errors import ConfigError, InputError, MissingInputError, RecordError
 from attn_jax.data import episodes
+from attn_jax.probe import commits, schema
 from attn_jax.probe.store import RecordReader
 from launch import app
 
-DONE = "done.json"
+DONE, ROWS = "done.json", "rows.parquet"
+#: Of what is written for an episode; a larger one makes every episode be analysed again.
+SCHEMA_VERSION = 1
 ERROR, SKIP = "error", "skip"
+#: What code that is wrong raises. It is reported when the other episodes are done.
+_DEFECTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +78,68 @@ class Job:
         """Where the results go."""
         return self.out / "episodes" / self.episode
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the configuration of the hypotheses, and of the unit of actions."""
-        facts = [self.config["hypotheses"], self.action_std]
-        text = json.dumps(app.jsonable(facts), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
     def is_done(self) -> bool:
-        """Whether the episode was finished with this configuration."""
-        path = self.folder / DONE
-        return path.is_file() and app.read_json(path).get("config") == self.fingerprint
+        """Whether these recordings were analysed with this configuration."""
+        try:
+            facts = read_done(self.folder, fingerprint(self.config))
+        except InputError:
+            return False
+        return all(facts.get(key) == value for key, value in self.recordings().items())
+
+    def recordings(self) -> dict[str, Any]:
+        """Fingerprints: `recording` of the episode, `variants` of its variants by their keys.
+
+        They are of the metadata, which has the checksums of everything that is analysed. With them
+        the unit of actions, which is of the whole run.
+        """
+        variants = {
+            key: _recording(folder / episodes.EPISODES / self.episode)
+            for key, folder in episodes.variants_of(self.run).items()
+            if (folder / episodes.EPISODES / self.episode / episodes.META).is_file()
+        }
+        base = _recording(self.run / episodes.EPISODES / self.episode)
+        std = None if self.action_std is None else list(self.action_std)
+        return {"recording": base, "variants": variants, "action_std": std}
+
+
+def _recording(folder: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    for name in (episodes.META, schema.META, commits.NAME):
+        data = (folder / name).read_bytes() if (folder / name).is_file() else b""
+        digest.update(f"{name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Of the configuration of the hypotheses."""
+    text = json.dumps(app.jsonable(config["hypotheses"]), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_done(folder: pathlib.Path, config: str) -> dict[str, Any]:
+    """`done.json` of an episode that is finished.
+
+    Args:
+      folder: where the results of the episode are.
+      config: `fingerprint` of the configuration that it must have been analysed with.
+
+    Raises:
+      InputError: it is not finished; says why.
+    """
+    if not (folder / DONE).is_file():
+        raise InputError("is not analysed", where=folder.name)
+    facts = app.read_json(folder / DONE)
+    if (facts.get("schema_version"), facts.get("config")) != (SCHEMA_VERSION, config):
+        raise InputError("was analysed with another configuration or version", where=folder.name)
+    try:
+        rows = pyarrow.parquet.read_metadata(folder / ROWS).num_rows
+    except (OSError, ValueError) as error:
+        raise InputError(f"{ROWS} is missing or damaged", where=folder.name) from error
+    if rows != facts.get("rows"):
+        raise InputError(
+            f"{ROWS} has {rows} rows instead of {facts.get('rows')}", where=folder.name
+        )
+    return facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +151,14 @@ class Outcome:
       rows: rows by episode that were written.
       skipped: hypothesis -> why it was not run.
       problem: why the episode failed; empty when it is done.
+      defect: traceback of an error that is no bad input; empty without one.
     """
 
     episode: str
     rows: int = 0
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
     problem: str = ""
+    defect: str = ""
 
 
 def options_of(config: Mapping[str, Any]) -> dict[str, tuple[Options, str]]:
@@ -159,38 +228,54 @@ def open_study(
 
 
 def _reader(folder: pathlib.Path) -> RecordReader | None:
-    return RecordReader(folder) if (folder / "commits.jsonl").is_file() else None
+    """The record of an episode; None where none was made."""
+    if not any((folder / name).is_file() for name in (schema.META, commits.NAME)):
+        return None
+    reader = RecordReader(folder)
+    told = reader.meta.get("env_step") if reader.complete else list(reader.env_step)
+    if not reader.num_calls or told != list(reader.env_step):
+        raise RecordError(
+            f"{reader.num_calls} calls are committed"
+            + (f", {len(told or ())} were when the episode was closed" if reader.complete else ""),
+            where=folder / commits.NAME,
+            fix="Record the episode again",
+        )
+    return reader
 
 
 def analyse(job: Job) -> Outcome:
     """Runs every hypothesis on one episode and writes the results.
 
-    An `InputError` is returned as a problem; a defect keeps its traceback and names the episode.
+    An error is returned, so that other episodes can be analysed: an `InputError` as a problem, any
+    other one as a problem with its traceback.
     """
     try:
         return _analyse(job)
     except InputError as error:
         return Outcome(job.episode, problem=str(error))
-    except BaseException as error:
-        error.add_note(f"while analysing {job.episode} of {job.run.name}")
-        raise
+    except _DEFECTS as error:
+        text = "".join(traceback.format_exception(error))
+        return Outcome(job.episode, problem=f"{type(error).__name__}: {error}", defect=text)
 
 
 def _analyse(job: Job) -> Outcome:
-    study = open_study(job.run, job.episode, job.action_std)
+    # First of all, so that no rows of other inputs or settings count when anything fails from here.
     (job.folder / DONE).unlink(missing_ok=True)
+    recordings = job.recordings()
+    study = open_study(job.run, job.episode, job.action_std)
     parts, skipped = [], {}
     for name, (options, missing) in options_of(job.config).items():
         try:
             parts.append(hypotheses.run(study, name, options))
         except InputError as error:
-            if missing != SKIP:
+            # Damage is never skipped: it would pass for what was not asked for.
+            if missing != SKIP or not isinstance(error, MissingInputError):
                 raise type(error)(
                     f"{name}: {error.what}", where=error.where, fix=error.fix
                 ) from error
             skipped[name] = str(error)
     if not parts:
-        raise ConfigError(f"every hypothesis was skipped: {skipped}", where=job.episode)
+        raise MissingInputError(f"every hypothesis was skipped: {skipped}", where=job.episode)
     frames = tables.concat(parts)
     rows = tables.episode_table(frames)
     if job.folder.exists():
@@ -202,7 +287,9 @@ def _analyse(job: Job) -> Outcome:
     app.write_json(
         job.folder / DONE,
         {
-            "config": job.fingerprint,
+            "schema_version": SCHEMA_VERSION,
+            "config": fingerprint(job.config),
+            **recordings,
             "episode": job.episode,
             "outcome": study.outcome,
             "prompt": study.base.episode.info.get("prompt"),

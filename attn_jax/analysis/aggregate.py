@@ -81,6 +81,71 @@ class Family:
             object.__setattr__(self, "by", ("metric", *self.by))
 
 
+class Reduced:
+    """What families need of the episodes: their means. Rows are added part by part and not kept.
+
+    A part holds whole episodes.
+
+        reduced = Reduced(families)
+        for rows in parts:
+            reduced.add(rows)
+        table = reduced.table(seed=0)
+    """
+
+    def __init__(self, families: Sequence[Family]):
+        """Raises `ConfigError` when two families have the same name."""
+        names = [family.name for family in families]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"family names repeat: {sorted(names)}")
+        self._families = tuple(families)
+        self._units: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
+        self._floors: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
+
+    def add(self, rows: pd.DataFrame) -> None:
+        """Adds episodes, a table with the columns of `tables.COLUMNS`."""
+        for family in self._families:
+            chosen: Any = rows
+            chosen = chosen[chosen.hypothesis == family.hypothesis]
+            chosen = chosen[chosen.metric.isin(family.metrics)]
+            for column, allowed in family.where.items():
+                chosen = chosen[chosen[column].isin(list(allowed))]
+            if not len(chosen):
+                continue
+            if family.test == "floor":
+                is_floor = chosen.kind.isin(family.floor)
+                self._floors[family.name].append(_floors(chosen[is_floor], family))
+                chosen = chosen[~is_floor]
+            units = tables.mean_over(chosen, ["episode", "outcome", *family.by])
+            self._units[family.name].append(units)
+
+    def table(
+        self,
+        families: Sequence[Family] | None = None,
+        *,
+        seed: int = 0,
+        resamples: int = stats.RESAMPLES,
+    ) -> pd.DataFrame:
+        """Runs every test of every family, or of those named; arguments as of `aggregate`.
+
+        Raises:
+          ConfigError: a family without rows.
+        """
+        tests = []
+        for family in self._families if families is None else families:
+            if not self._units[family.name]:
+                raise ConfigError(
+                    f"family {family.name!r} finds no rows of {family.hypothesis!r}"
+                    f" with metrics {family.metrics}",
+                    fix="Run launch.analyze with that hypothesis, or leave the family out",
+                )
+            units = tables.concat(self._units[family.name])
+            floors = self._floors[family.name]
+            tests += _tests(
+                units, tables.concat(floors) if floors else None, family, seed, resamples
+            )
+        return pd.DataFrame(tests).reindex(columns=pd.Index(COLUMNS))
+
+
 def aggregate(
     rows: pd.DataFrame,
     families: Sequence[Family],
@@ -93,8 +158,8 @@ def aggregate(
     Args:
       rows: table with the columns of `tables.COLUMNS`, one or several rows per episode.
       families: what is tested.
-      seed: of permutations and bootstraps; the draws of a test depend on it and on the name of the
-        test, not on other tests.
+      seed: of permutations and bootstraps, not negative; the draws of a test depend on it and on
+        the name of the test, not on other tests.
       resamples: of permutations and bootstraps.
 
     Returns:
@@ -105,33 +170,22 @@ def aggregate(
     Raises:
       ConfigError: two families of one name, or a family without rows.
     """
-    names = [family.name for family in families]
-    if len(set(names)) != len(names):
-        raise ConfigError(f"family names repeat: {sorted(names)}")
-    parts = [_family(rows, family, seed, resamples) for family in families]
-    return pd.DataFrame([row for part in parts for row in part]).reindex(columns=pd.Index(COLUMNS))
+    reduced = Reduced(families)
+    reduced.add(rows)
+    return reduced.table(seed=seed, resamples=resamples)
 
 
-def _family(rows: Any, family: Family, seed: int, resamples: int) -> list[dict[str, Any]]:
-    chosen = rows[(rows.hypothesis == family.hypothesis) & rows.metric.isin(family.metrics)]
-    for column, allowed in family.where.items():
-        chosen = chosen[chosen[column].isin(list(allowed))]
-    if not len(chosen):
-        raise ConfigError(
-            f"family {family.name!r} finds no rows of {family.hypothesis!r}"
-            f" with metrics {family.metrics}",
-            fix="Run launch.analyze with that hypothesis, or leave the family out",
-        )
-    floors: Any = None
-    if family.test == "floor":
-        is_floor = chosen.kind.isin(family.floor)
-        floors, chosen = chosen[is_floor], chosen[~is_floor]
-        # A floor is one per episode, layer and so on, whatever the variant it is set against.
-        shared = [c for c in family.by if c not in ("variant", "kind")]
-        means = tables.mean_over(floors, ["episode", *shared, "variant", "kind"])
-        by_kind = tables.mean_over(means, ["episode", *shared, "kind"])
-        floors = by_kind.groupby(["episode", *shared], observed=True)["value"].max().reset_index()
-    units: Any = tables.mean_over(chosen, ["episode", "outcome", *family.by])
+def _floors(floors: Any, family: Family) -> pd.DataFrame:
+    """The null floor per episode, layer and so on, whatever the variant it is set against."""
+    shared = [c for c in family.by if c not in ("variant", "kind")]
+    means = tables.mean_over(floors, ["episode", *shared, "variant", "kind"])
+    by_kind: Any = tables.mean_over(means, ["episode", *shared, "kind"])
+    return by_kind.groupby(["episode", *shared], observed=True)["value"].max().reset_index()
+
+
+def _tests(
+    units: Any, floors: Any, family: Family, seed: int, resamples: int
+) -> list[dict[str, Any]]:
     tests = []
     for key, group in units.groupby(list(family.by), observed=True, sort=True):
         labels = dict(zip(family.by, key if isinstance(key, tuple) else (key,), strict=True))

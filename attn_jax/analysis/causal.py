@@ -27,7 +27,7 @@ import pandas as pd
 from attn_jax.analysis import fidelity, overlap, shift, tables
 from attn_jax.analysis.options import Options, joined_maps, maps_of
 from attn_jax.analysis.studies import CameraMaps, Source, Study
-from attn_jax.core.errors import RecordError
+from attn_jax.core.errors import MissingInputError, RecordError
 from attn_jax.core.typing import Float, NumpyArray
 
 
@@ -38,16 +38,18 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     `options.keep_unmatched`; `matched_share` says how many do.
 
     Raises:
-      RecordError: no occlusion runs, a set without its partner, or runs without actions.
+      MissingInputError: no occlusion runs, or runs without actions.
+      RecordError: an `intervention` that lacks a field, a set without its partner, or chunks of
+        another shape.
     """
     runs = {k: v for k, v in study.variants.items() if "intervention" in v.episode.info}
     if not runs:
-        raise RecordError(
+        raise MissingInputError(
             "no runs with hidden patches",
             where=study.name,
             fix="Write them to variants/ with `intervention` in their info (docs/analysis.md)",
         )
-    base = _actions(study.base)
+    base = _actions(study.base, study.base)
     variance = study.units() ** 2
     cases: dict[tuple[str, int, str, str], dict[str, dict[str, Source]]] = {}
     for key, source in runs.items():
@@ -71,7 +73,7 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 )
         whole = np.stack([clean[noise] for noise in by_noise])
         high, control = (
-            np.stack([_actions(pair[which], base.shape) for pair in by_noise.values()])
+            np.stack([_actions(pair[which], study.base) for pair in by_noise.values()])
             for which in ("high", "control")
         )
         matched = np.stack([_matched(pair["control"], len(base)) for pair in by_noise.values()])
@@ -92,18 +94,22 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             variant=fill,
             kind=kind,
         )
-    others = [_actions(source) for source in study.of_kind("noise").values()]
+    others = [_actions(source, study.base) for source in study.of_kind("noise").values()]
     floor = fidelity.null_floor(np.stack([base, *others]), variance)
     yield tables.tidy(floor, {"env_step": steps}, metric="null_floor", kind="noise")
 
 
-def _actions(source: Source, shape: tuple[int, ...] | None = None) -> NumpyArray:
-    actions = source.episode.actions
-    if actions is None:
-        raise RecordError("the run has no predicted actions", where=source.key or "base")
-    if shape is not None and actions.shape != shape:
+def _actions(source: Source, base: Source) -> NumpyArray:
+    """(call, H, A) float64, comparable with those of the base."""
+    actions, wanted = source.episode.actions, base.episode.actions
+    if actions is None or wanted is None:
+        which = source if actions is None else base
+        raise MissingInputError("the run has no predicted actions", where=which.key or "base")
+    if actions.shape != wanted.shape:
         raise RecordError(
-            f"actions {actions.shape}, those of the base are {shape}", where=source.key
+            f"actions of shape {actions.shape}, those of the base are {wanted.shape}",
+            where=source.key,
+            fix="Run all variants of an episode with the same checkpoint, or remove this one",
         )
     return actions.astype(np.float64)
 
@@ -120,10 +126,10 @@ def _matched(control: Source, calls: int) -> Float[NumpyArray, "call"]:
 
 def _clean(study: Study, noise: str) -> NumpyArray:
     if not noise:
-        return _actions(study.base)
+        return _actions(study.base, study.base)
     if noise not in study.variants:
         raise RecordError(f"no run {noise!r} with nothing hidden", where=study.name)
-    return _actions(study.variants[noise], _actions(study.base).shape)
+    return _actions(study.variants[noise], study.base)
 
 
 def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
@@ -133,11 +139,13 @@ def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     there is one row `lift`, NaN, when no question could be set against a mask.
 
     Raises:
-      RecordError: no runs with questions, or one about an object that the episode does not have.
+      MissingInputError: no runs with questions.
+      RecordError: `vqa` that is no question and answer, or one about an object that the episode
+        does not have.
     """
     runs = {k: v for k, v in study.variants.items() if "vqa" in v.episode.info}
     if not runs:
-        raise RecordError(
+        raise MissingInputError(
             "no runs with questions",
             where=study.name,
             fix="Ask a checkpoint with a text head: launch.answer --run --questions",
@@ -145,6 +153,8 @@ def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     looked = False
     for key, source in runs.items():
         facts = source.episode.info["vqa"]
+        if not isinstance(facts, Mapping):
+            raise RecordError(f"`vqa` is {facts!r}, no question and answer", where=key)
         labels = {"variant": key, "kind": "vqa"}
         yield tables.tidy(np.array(_share_right(facts)), {}, metric="correct", **labels)
         asked, known = facts.get("object"), source.episode.objects
@@ -200,25 +210,29 @@ def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     sets, `centroid_shift_patches` the distance of their centres.
 
     Raises:
-      RecordError: no turned runs, or an angle that is no quarter turn.
+      MissingInputError: no turned runs.
+      RecordError: an angle that is no quarter turn, no cameras, or maps of another shape.
     """
     runs = {k: v for k, v in study.variants.items() if "rotation" in v.episode.info}
     if not runs:
-        raise RecordError(
+        raise MissingInputError(
             "no runs with turned pictures",
             where=study.name,
             fix="Write them to variants/ with `rotation` in their info (docs/analysis.md)",
         )
     for key, source in runs.items():
-        facts = source.episode.info["rotation"]
-        degrees, named = int(facts["degrees"]), facts["camera"]
-        if degrees % 90:
-            raise RecordError(f"a turn by {degrees} degrees", where=key, fix="Use quarter turns")
+        degrees, cameras = _rotation(source)
         for stream, query in options.pairs():
-            for camera in [named] if isinstance(named, str) else named:
+            for camera in cameras:
                 labels = {"variant": key, "kind": "rotation", "query": query, "camera": camera}
                 base = maps_of(study.base, stream, query, camera, options)
                 other = maps_of(source, stream, query, camera, options)
+                if other.values.shape != base.values.shape:
+                    raise RecordError(
+                        f"maps of shape {other.values.shape}, those of the base are"
+                        f" {base.values.shape}",
+                        where=key,
+                    )
                 moved = _turned_maps(base, other, degrees, options)
                 axes = {"env_step": base.env_step, "layer": base.layers}
                 yield tables.tidy(
@@ -243,6 +257,23 @@ def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                     {"metric": list(drops), **axes, "object": study.base.episode.objects},
                     **labels,
                 )
+
+
+def _rotation(source: Source) -> tuple[int, list[str]]:
+    """Degrees and cameras of a turned run."""
+    facts = source.episode.info["rotation"]
+    known = facts if isinstance(facts, Mapping) else {}
+    degrees, named = known.get("degrees"), known.get("camera")
+    cameras = [named] if isinstance(named, str) else named
+    if not isinstance(degrees, int) or not isinstance(cameras, list) or not cameras:
+        raise RecordError(
+            f"`rotation` is {facts!r}",
+            where=source.key,
+            fix="It needs `degrees`, a whole number, and `camera`, a name or a list of names",
+        )
+    if degrees % 90:
+        raise RecordError(f"a turn by {degrees} degrees", where=source.key, fix="Use quarter turns")
+    return degrees, cameras
 
 
 def _turned_maps(

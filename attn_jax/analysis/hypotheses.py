@@ -43,8 +43,9 @@ def run(study: Study, name: str, options: Options) -> pd.DataFrame:
     """Rows of one hypothesis for one episode.
 
     Raises:
-      ConfigError: an unknown hypothesis.
-      InputError: an input of the hypothesis is missing.
+      ConfigError: an unknown hypothesis or camera.
+      MissingInputError: an input of the hypothesis was not recorded.
+      InputError: an input is damaged.
     """
     if name not in HYPOTHESES:
         raise ConfigError(f"unknown hypothesis {name!r}", fix=f"Known: {', '.join(HYPOTHESES)}")

@@ -22,8 +22,8 @@ from attn_jax.analysis.options import (
     with_masks,
     with_roles,
 )
-from attn_jax.analysis.studies import Source, Study, camera_group, capture_fix
-from attn_jax.core.errors import RecordError
+from attn_jax.analysis.studies import Source, Study, camera_group, capture_fix, recorded
+from attn_jax.core.errors import MissingInputError
 from attn_jax.core.typing import Float, Int, NumpyArray
 
 
@@ -90,20 +90,22 @@ def temporal_shift(study: Study, options: Options) -> Iterator[pd.DataFrame]:
         averaged = [f"{stream}.head_mean"] if options.heads == "mean" else []
         record = source.record([*averaged, stream])
         if record is None:
-            raise RecordError(
+            raise MissingInputError(
                 f"stream {stream!r} has no row per action",
                 where=study.name,
                 fix=capture_fix(stream, "head_mean" if averaged else "full", query),
             )
         for camera in with_masks(source, options):
-            group = camera_group(record.layout, camera)
+            with recorded(stream, query, "head_mean"):
+                group = camera_group(record.layout, camera)
             assert group.grid is not None
             top, left, height, width = group.box or (0, 0, *(14 * side for side in group.grid))
             target = 2 * top + height, 2 * left + width
             coverage = source.coverage(camera, group.grid, target)
-            curves = temporal.roi_curves(
-                record, group.name, coverage, query=query, heads=options.heads
-            )
+            with recorded(stream, query, "head_mean"):
+                curves = temporal.roi_curves(
+                    record, group.name, coverage, query=query, heads=options.heads
+                )
             seen = overlap.in_sight(coverage)
             curves = np.where(seen[:, None, None, None], curves, np.nan)
             steps, labels = source.steps(), {"query": query, "camera": camera}

@@ -23,7 +23,7 @@ from attn_jax.analysis.options import (
     with_roles,
 )
 from attn_jax.analysis.studies import Study, capture_fix
-from attn_jax.core.errors import RecordError
+from attn_jax.core.errors import MissingInputError, RecordError
 from attn_jax.core.typing import NumpyArray
 
 #: Measures of H2.1 that are given for the first call too.
@@ -39,7 +39,7 @@ def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     base = study.base
     variants = study.of_kind("noise", "paraphrase", "counterfactual", "negation", "empty")
     if not variants:
-        raise RecordError(
+        raise MissingInputError(
             "no run with another prompt or noise",
             where=study.name,
             fix="Run launch.evaluate with --prompts and --noise_seeds",
@@ -125,7 +125,7 @@ def word_attention(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                         source,
                     )
     if not found_any:
-        raise RecordError(
+        raise MissingInputError(
             "no attention of single words",
             where=study.name,
             fix=capture_fix("prefix", "patch_map", "text/word/*"),

@@ -20,7 +20,7 @@ import pandas as pd
 from attn_jax.analysis import overlap, relevance, tables
 from attn_jax.analysis.options import Options, with_masks, with_roles
 from attn_jax.analysis.studies import Source, Study, camera_group
-from attn_jax.core.errors import RecordError
+from attn_jax.core.errors import MissingInputError
 from attn_jax.core.layout import TokenLayout
 from attn_jax.core.record import AttentionRecord
 from attn_jax.core.typing import Float, NumpyArray
@@ -35,13 +35,13 @@ def rollout_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     `rollout:<group>` sums to 1 over the groups, `flow:<group>` does not.
 
     Raises:
-      RecordError: no whole maps of prefix and suffix, or not of every layer up to the last.
+      MissingInputError: no whole maps of prefix and suffix, or not of every layer up to the last.
     """
     source = study.base
     found = [source.record([f"{name}.head_mean", name]) for name in ("prefix", "suffix")]
     fix = "Record with --capture='streams=prefix,suffix;layers=all;reduce=head_mean'"
     if found[0] is None or found[1] is None:
-        raise RecordError("no whole maps of prefix and suffix", where=study.name, fix=fix)
+        raise MissingInputError("no whole maps of prefix and suffix", where=study.name, fix=fix)
     prefix, suffix = found
     for record in found:
         _check_layers(record, study, fix, suffix.layers)
@@ -76,13 +76,13 @@ def relevance_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     tokens are made of is followed where the run has `prefix.relevance` too.
 
     Raises:
-      RecordError: no record `suffix.relevance`, or not of every layer up to the last.
+      MissingInputError: no record `suffix.relevance`, or not of every layer up to the last.
     """
     source = study.base
     suffix, prefix = (source.record([f"{name}.relevance"]) for name in ("suffix", "prefix"))
     fix = "Write it with probe.relevance and layers=all (docs/interventions.md)"
     if suffix is None:
-        raise RecordError("no record 'suffix.relevance'", where=study.name, fix=fix)
+        raise MissingInputError("no record 'suffix.relevance'", where=study.name, fix=fix)
     _check_layers(suffix, study, fix, suffix.layers)
     if prefix is not None:
         _check_layers(prefix, study, fix, suffix.layers)
@@ -106,7 +106,7 @@ def _place(denoise: str) -> int:
 def _check_layers(record: AttentionRecord, study: Study, fix: str, layers: tuple[int, ...]) -> None:
     """Gaps would be bridged in silence; a missing last layer cannot be told from here."""
     if record.layers != layers or layers != tuple(range(len(layers))):
-        raise RecordError(
+        raise MissingInputError(
             f"{record.stream!r} has layers {list(record.layers)}, not all from 0 as in the suffix",
             where=study.name,
             fix=fix,

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from attn_jax.analysis.tables import mean_over
+
 OBJECT_KEYS = {
     "overlap": "overlap_ratio",
     "concentration": "attention_concentration",
@@ -135,6 +137,15 @@ def counterfactual_results(
         "frame_results": out,
         "layer_statistics": statistics,
     }
+
+
+def aggregate_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """The means per episode that `object_aggregate` and `counterfactual_aggregate` need."""
+    table: Any = rows
+    wanted = (table.hypothesis == "h1_1") & table.metric.isin(list(_AGGREGATE_OBJECT))
+    wanted |= (table.hypothesis == "h2_1") & table.metric.isin(list(_AGGREGATE_SHIFT))
+    keep = ["episode", "outcome", "hypothesis", "metric", "variant", "kind", "query", "layer"]
+    return mean_over(table[wanted], [*keep, "camera"])
 
 
 def object_aggregate(rows: pd.DataFrame) -> dict[str, Any] | None:

@@ -13,16 +13,17 @@ objects.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from attn_jax.analysis import flowmaps, overlap, reduce
 from attn_jax.core import geometry
-from attn_jax.core.errors import LayoutError, RecordError
+from attn_jax.core.errors import LayoutError, MissingInputError, RecordError
 from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.record import AttentionRecord
 from attn_jax.core.typing import Float, Int, NumpyArray
@@ -92,7 +93,8 @@ class Source:
         """What comparison a variant makes: `noise`, `paraphrase`, `counterfactual`, ..."""
         info = self.episode.info
         if "intervention" in info:
-            return str(info["intervention"].get("kind", "occlusion"))
+            facts = info["intervention"]
+            return str(facts.get("kind", "occlusion") if isinstance(facts, Mapping) else facts)
         for name in ("vqa", "rotation"):
             if name in info:
                 return name
@@ -124,7 +126,7 @@ class Source:
 
     def _reader(self) -> RecordReader:
         if self.reader is None:
-            raise RecordError(
+            raise MissingInputError(
                 "no attention was recorded",
                 where=self.key or "base",
                 fix="Run launch.evaluate with --capture",
@@ -149,12 +151,12 @@ class Source:
         """Share of every patch that each object covers, at the recorded calls; computed once.
 
         Raises:
-          RecordError: no masks of that camera.
+          MissingInputError: no masks of that camera.
         """
         key = camera, grid, target
         if key not in self._coverage:
             if camera not in self.episode.masks or not self.episode.objects:
-                raise RecordError(
+                raise MissingInputError(
                     f"the episode has no object masks of camera {camera!r}",
                     where=self.key or "base",
                     fix="Record with masks, or leave hypotheses about objects out",
@@ -275,12 +277,12 @@ def camera_maps(source: Source, stream: str, query: str, camera: str) -> CameraM
     """Maps of a query group on a camera, from the cheapest record that has them.
 
     Raises:
-      RecordError: no record has them; names the capture selection that would.
-      LayoutError: the camera is not in the record.
+      MissingInputError: no record has them; names the capture selection that would.
     """
     reduced = source.record([f"{stream}.patch_map"])
     if reduced is not None and query in reduced.query_names:
-        group = camera_group(reduced.layout, camera)
+        with recorded(stream, query):
+            group = camera_group(reduced.layout, camera)
         row = reduced.query_names.index(query)
         columns = reduced.layout.positions(group.name, "key")
 
@@ -291,24 +293,36 @@ def camera_maps(source: Source, stream: str, query: str, camera: str) -> CameraM
     whole = source.record([stream, f"{stream}.head_mean"])
     if whole is None:
         have = "" if source.reader is None else f", the run has {', '.join(source.reader.names)}"
-        raise RecordError(
+        raise MissingInputError(
             f"no maps of {query!r} in stream {stream!r}{have}",
             where=source.key or "base",
             fix=capture_fix(stream, "patch_map", query),
         )
     record = whole
-    group = camera_group(record.layout, camera)
 
     def join(number: int) -> NumpyArray:
         return reduce.reduce_record(
             call_of(record, number), query=query, key=group.name, heads="each"
         )[0]
 
-    try:
+    with recorded(stream, query):
+        group = camera_group(record.layout, camera)
         return _gather(source, record, group, len(group.indices), join)
+
+
+@contextlib.contextmanager
+def recorded(stream: str, query: str, reduction: str = "patch_map") -> Iterator[None]:
+    """Turns a `LayoutError` of a record that is whole into `MissingInputError`.
+
+    Names of groups come from the capture selection, so a group that is not there was not asked for.
+    """
+    try:
+        yield
     except LayoutError as error:
-        raise LayoutError(
-            error.what, where=f"stream {stream!r}", fix=capture_fix(stream, "patch_map", query)
+        raise MissingInputError(
+            error.what,
+            where=f"stream {stream!r}",
+            fix=". ".join(filter(None, (error.fix, capture_fix(stream, reduction, query)))),
         ) from error
 
 
@@ -332,8 +346,9 @@ def _gather(
     """Stacks the calls; `pick` gives (denoise, layer, head, ...patches)."""
     assert group.grid is not None
     if patches != group.grid[0] * group.grid[1]:
-        raise RecordError(
-            f"{patches} of {group.grid[0] * group.grid[1]} patches of {group.name!r} were recorded"
+        raise MissingInputError(
+            f"{patches} of {group.grid[0] * group.grid[1]} patches of {group.name!r} were recorded",
+            fix="Record whole pictures: keys=all or keys=image/*",
         )
     shape = (*record.shape[1:4], *group.grid)
     values = np.empty((record.shape[0], *shape), np.float32)
@@ -379,11 +394,11 @@ def group_masses(source: Source, stream: str, query: str) -> GroupMasses:
     Groups whose tokens differ from call to call are counted in each call by its own layout.
 
     Raises:
-      RecordError: neither was recorded.
+      MissingInputError: neither was recorded.
     """
     record = source.record(mass_records(stream))
     if record is None:
-        raise RecordError(
+        raise MissingInputError(
             f"no masses of stream {stream!r}",
             where=source.key or "base",
             fix=capture_fix(stream, "group_mass", query),
@@ -395,6 +410,7 @@ def group_masses(source: Source, stream: str, query: str) -> GroupMasses:
     values = np.zeros((len(calls), *record.shape[1:4], len(names)))
     for number, call in enumerate(calls):
         here = [n for n in names if record.key_names or n in call.layout.names]
-        found = flowmaps.group_mass(call, here, query=query)[0]
+        with recorded(stream, query, "group_mass"):
+            found = flowmaps.group_mass(call, here, query=query)[0]
         values[number][..., [names.index(n) for n in here]] = found
     return GroupMasses(names, values, source.steps(), record.layers, record.heads)

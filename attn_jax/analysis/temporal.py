@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from attn_jax.analysis import reduce
-from attn_jax.core.errors import ConfigError, RecordError
+from attn_jax.core.errors import ConfigError, MissingInputError, RecordError
 from attn_jax.core.record import AttentionRecord
 from attn_jax.core.typing import Float, NumpyArray
 
@@ -49,6 +49,7 @@ def roi_curves(
 
     Raises:
       RecordError: a record without tokens on its axes, or of another number of calls.
+      MissingInputError: a part of the patches was recorded.
       LayoutError: the camera or the queries were not recorded.
     """
     if record.key_names:
@@ -63,7 +64,9 @@ def roi_curves(
     rows = reduce.valid_queries(record, query)
     columns = record.layout.positions(camera, "key")
     if coverage[0, 0].size != len(columns):
-        raise RecordError(f"{camera!r} has {len(columns)} patches, regions {coverage.shape[2:]}")
+        raise MissingInputError(
+            f"{camera!r} has {len(columns)} patches, regions {coverage.shape[2:]}"
+        )
     focused = reduce.focused_of(record, heads, rows, columns)
     out = [
         reduce.join_heads(values[..., rows[:, None], columns], heads, focused)

@@ -51,6 +51,10 @@ class RecordError(InputError):
     """An attention record is missing, damaged or does not fit its token layout."""
 
 
+class MissingInputError(RecordError):
+    """What an analysis needs was not recorded, which is no damage: it may be left out."""
+
+
 class LayoutError(InputError):
     """A token group is unknown or does not fit the axis it is applied to."""
 

@@ -36,6 +36,7 @@ INITIAL_CALLS = 64  # extent of the call axis while an episode is open; doubles,
 _FILL: dict[str, Any] = {
     "uint8": 0
 }  # all others NaN, so that an unwritten call cannot pass for data
+_LOST = "launch.attention verify names all that is lost; record the episode again"
 # Durability is done here, file by file; no cache, so that a slice costs what it reads.
 _CONTEXT = {"file_io_sync": False, "cache_pool": {"total_bytes_limit": 0}}
 
@@ -211,7 +212,8 @@ class LazyValues:
     """Values on disk that are read and decoded when they are sliced.
 
     Slices like NumPy with whole numbers, slices and `...`; gives float32. Only the inner chunks of
-    the (call, denoise, layer) maps that a slice touches are read.
+    the (call, denoise, layer) maps that a slice touches are read. Raises `RecordError` when the
+    file of a call is missing or damaged.
     """
 
     def __init__(
@@ -240,20 +242,36 @@ class LazyValues:
 
     def codes(self, call: int) -> tuple[np.ndarray, np.ndarray | None]:
         """What is stored for one call: codes and row scales (None without), call axis kept."""
-        part = slice(call, call + 1)
-        scale = None if self._scale is None else self._scale[part].read().result()
-        return self._values[part].read().result(), scale
+        part = (slice(call, call + 1),)
+        return _read(self._values, part), None if self._scale is None else _read(self._scale, part)
 
     def __getitem__(self, index: Any) -> np.ndarray | np.floating:
         wanted = _expanded(index, self.shape)
         boxes, local = zip(
             *(_box(item, size) for item, size in zip(wanted, self.shape, strict=True)), strict=True
         )
-        codes = self._values[boxes[:-1]].read().result()
-        scale = None if self._scale is None else self._scale[boxes[:-1]].read().result()
+        codes = _read(self._values, boxes[:-1])
+        scale = None if self._scale is None else _read(self._scale, boxes[:-1])
         values = scatter_keys(decode(codes, scale, self.codec), self.key_index, self.shape[-1])
         # The key axis was read whole: it is inside an inner chunk, and rows decode as a whole.
         return values[(*local[:-1], wanted[-1])]
+
+
+def _read(array: ts.TensorStore, boxes: tuple[slice, ...]) -> np.ndarray:
+    """Reads a box; raises `RecordError` when the file of one of its calls is missing or damaged."""
+    folder = pathlib.Path(array.kvstore.path)
+    for call in range(boxes[0].start, boxes[0].stop):
+        # TensorStore answers with fill values, which would be analysed as if nothing was seen.
+        if not shard_path(folder, call, array.ndim).is_file():
+            raise RecordError(f"file of call {call} is missing", where=folder, fix=_LOST)
+    try:
+        return array[boxes].read().result()
+    except ValueError as error:
+        raise RecordError(
+            f"calls {boxes[0].start} to {boxes[0].stop - 1} cannot be read: {error}",
+            where=folder,
+            fix=_LOST,
+        ) from error
 
 
 def _expanded(index: Any, shape: tuple[int, ...]) -> tuple[int | slice, ...]:

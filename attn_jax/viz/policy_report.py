@@ -139,6 +139,10 @@ def answer_blocks(run: PolicyRun) -> tuple[Block, ...]:
     ]
     if left_out:
         blocks.append(Text(("Not asked of this run: " + "; ".join(left_out) + ".",)))
+    if missing := run.summary.get("missing"):
+        blocks.append(
+            Text(f"Episodes without results, which no test counts: {', '.join(missing)}.")
+        )
     return tuple(blocks)
 
 

@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 
 from attn_jax.analysis import stats, tables
-from attn_jax.analysis.aggregate import COLUMNS, Family, aggregate
+from attn_jax.analysis.aggregate import COLUMNS, Family, Reduced, aggregate
 from attn_jax.core.errors import ConfigError
 from tests import testing
 
@@ -46,6 +46,21 @@ def test_one_row_per_test_and_the_episode_is_the_unit():
     assert row.difference == pytest.approx(x.mean() - y.mean())
     assert row.ci_low < row.difference < row.ci_high
     assert "14 and 20 episodes" in row.power_note
+
+
+def test_episodes_may_come_one_by_one():
+    data = pd.concat([rows(), floored(0.5)])
+    families = (
+        OUTCOME,
+        Family("focus", "h1_1", ("lift",), test="above", reference=1.0),
+        Family("moves", "h2_1", ("relative_l2",), test="floor", by=("layer",)),
+    )
+    reduced = Reduced(families)
+    for name in dict.fromkeys(data.episode):
+        reduced.add(data[data.episode == name])
+    whole = aggregate(data, families, resamples=99)
+    pd.testing.assert_frame_equal(reduced.table(resamples=99), whole)
+    assert set(reduced.table(families[1:], resamples=99).family) == {"focus", "moves"}
 
 
 def test_p_values_are_adjusted_over_the_family():

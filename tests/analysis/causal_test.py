@@ -82,7 +82,7 @@ def test_what_was_not_said_of_a_control_is_not_held_against_it(tmp_path):
     with pytest.raises(RecordError, match="no list of 3 calls"):
         hypotheses.run(study_of(tmp_path), "h1", Options())
     occluded(tmp_path, "control_0", "control", np.ones((3, 2, 4)))
-    with pytest.raises(RecordError, match=r"control_0: actions \(3, 2, 4\)"):
+    with pytest.raises(RecordError, match=r"control_0: actions of shape \(3, 2, 4\)"):
         hypotheses.run(study_of(tmp_path), "h1", Options())
 
 
@@ -130,6 +130,22 @@ def test_incomplete_occlusions_are_named(tmp_path):
     occluded(tmp_path, "control_0", "control", np.zeros(SHAPE), noise="noise_7")
     with pytest.raises(RecordError, match="no run 'noise_7'"):
         hypotheses.run(study_of(tmp_path), "h1", Options())
+
+
+def test_actions_of_another_shape_are_named(tmp_path):
+    runs.write_run(tmp_path)
+    occluded(tmp_path, "high_0", "high", np.zeros((3, 2, 4)))
+    occluded(tmp_path, "control_0", "control", np.zeros((3, 2, 4)))
+    with pytest.raises(RecordError, match=r"high_0: actions of shape \(3, 2, 4\).*\(3, 3, 4\)"):
+        hypotheses.run(study_of(tmp_path), "h1", Options())
+
+
+def test_an_intervention_that_says_too_little(tmp_path):
+    runs.write_run(tmp_path)
+    for facts in ({"set": "high", "camera": "wrist"}, "high"):
+        runs.write_run(tmp_path / "variants" / "odd", info={"intervention": facts}, attention=False)
+        with pytest.raises(RecordError, match="odd: `intervention` lacks"):
+            hypotheses.run(study_of(tmp_path), "h1", Options())
 
 
 def test_answers(tmp_path):
@@ -186,6 +202,13 @@ def test_a_question_about_an_unknown_object_is_an_error(tmp_path):
     assert set(table.metric) == {"correct", "lift"}
 
 
+def test_a_question_that_is_none(tmp_path):
+    runs.write_run(tmp_path)
+    runs.write_run(tmp_path / "variants" / "q1", info={"vqa": "red"}, attention=False)
+    with pytest.raises(RecordError, match="q1: `vqa`"):
+        hypotheses.run(study_of(tmp_path), "h2_2", Options())
+
+
 def test_plain_answers():
     assert causal.plain("A red  Cube!") == "red cube"
     assert causal.plain("the") == ""
@@ -210,6 +233,16 @@ def test_rotation(tmp_path):
     )
     with pytest.raises(RecordError, match="45 degrees"):
         hypotheses.run(study_of(tmp_path), "rotation", options)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"degrees": 90}, {"degrees": "ninety", "camera": "wrist"}, "ninety"]
+)
+def test_a_rotation_that_says_too_little(tmp_path, facts):
+    runs.write_run(tmp_path)
+    runs.write_run(tmp_path / "variants" / "odd", info={"rotation": facts})
+    with pytest.raises(RecordError, match=r"odd: `rotation` is .*It needs `degrees`"):
+        hypotheses.run(study_of(tmp_path), "rotation", Options())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attn_jax.analysis import studies
-from attn_jax.core.errors import LayoutError, RecordError
+from attn_jax.core.errors import MissingInputError
 from attn_jax.data.episodes import read_episode
 from attn_jax.probe.store import RecordReader
 from tests import testing
@@ -44,17 +44,17 @@ def test_reduced_records_give_the_same_maps_and_masses(tmp_path, stream, query):
 
 def test_what_is_missing_is_named_with_its_selection(tmp_path):
     less = source(runs.write_run(tmp_path, only_reduced=True))
-    with pytest.raises(RecordError, match="queries=text/word/banana;reduce=patch_map"):
+    with pytest.raises(MissingInputError, match="queries=text/word/banana;reduce=patch_map"):
         studies.camera_maps(less, "prefix", "text/word/banana", "front")
-    with pytest.raises(LayoutError, match=r"no camera 'left'.*front"):
+    with pytest.raises(MissingInputError, match=r"no camera 'left'.*front"):
         studies.camera_maps(less, "prefix", "text", "left")
-    with pytest.raises(RecordError, match="streams=decoder"):
+    with pytest.raises(MissingInputError, match="streams=decoder"):
         studies.group_masses(less, "decoder", "text")
     nothing = studies.Source(less.episode, None)
-    with pytest.raises(RecordError, match="--capture"):
+    with pytest.raises(MissingInputError, match="--capture"):
         studies.camera_maps(nothing, "prefix", "text", "front")
     whole = source(runs.write_run(tmp_path / "whole"))
-    with pytest.raises(LayoutError, match="reduce=patch_map"):
+    with pytest.raises(MissingInputError, match="reduce=patch_map"):
         studies.camera_maps(whole, "prefix", "text/word/banana", "front")
 
 
@@ -66,7 +66,7 @@ def test_coverage_is_of_the_recorded_calls(tmp_path):
     assert coverage[2, 1, 3, 2:].tolist() == [1, 1]
     assert base.coverage("wrist", (4, 4), (32, 32)) is coverage
     bare = source(runs.write_run(tmp_path / "bare", objects=()))
-    with pytest.raises(RecordError, match="no object masks of camera 'wrist'"):
+    with pytest.raises(MissingInputError, match="no object masks of camera 'wrist'"):
         bare.coverage("wrist", (4, 4), (32, 32))
 
 

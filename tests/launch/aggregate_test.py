@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from attn_jax.analysis import tables
 from attn_jax.analysis.aggregate import COLUMNS
-from attn_jax.core.errors import ConfigError
+from attn_jax.core.errors import ConfigError, InputError
 from configs.analysis import all as all_hypotheses
+from configs.analysis import h1_1_objects
 from launch import aggregate, app
 from launch.aggregate import aggregate_runs
 from launch.analyze import analyse_run
@@ -63,6 +65,18 @@ def test_table_finds_what_was_planted(aggregated):
     assert summary["skipped"] == {"h2_1": 4}
 
 
+def test_rows_of_all_episodes(analysed, aggregated):
+    rows = pd.read_parquet(aggregated[0] / "rows.parquet")
+    parts = [pd.read_parquet(path) for path in sorted(analysed.glob("episodes/*/rows.parquet"))]
+    every = tables.concat(parts)
+    assert tuple(rows.columns) == tables.COLUMNS
+    pd.testing.assert_frame_equal(rows, every, check_categorical=False, check_dtype=False)
+    csv = pd.read_csv(aggregated[0] / "rows.csv", keep_default_na=False, na_values={"value": [""]})
+    assert tuple(csv.columns) == tables.COLUMNS and len(csv) == len(rows)
+    np.testing.assert_allclose(csv.value, rows.value)
+    np.testing.assert_array_equal(csv.episode, rows.episode.astype(str))
+
+
 def test_ranking_of_heads(aggregated):
     ranking = app.read_json(aggregated[0] / "heads.json")
     assert set(ranking) == {f"{q}/{c}" for q in ("text", "action") for c in ("front", "wrist")}
@@ -101,25 +115,74 @@ def test_the_same_seed_gives_the_same_numbers(analysed, aggregated, tmp_path):
     assert (tmp_path / "table.csv").read_bytes() == (aggregated[0] / "table.csv").read_bytes()
 
 
-@pytest.mark.slow
-def test_analyses_are_pooled_when_they_declare_the_same(analysed, tmp_path):
-    run = analysed.parent / "run"
-    analyse_run(run, config(), tmp_path / "again")
-    summary = aggregate_runs([analysed, tmp_path / "again"], tmp_path / "both")
-    assert summary["episodes"] == 16
+def small(folder, *, seed=0, episodes=2):
+    """A run with an analysis of `h1_1`; returns the folder of the analysis."""
+    for number in range(episodes):
+        runs.write_run(folder / "run", number, seed=seed, only_reduced=True)
+    analyse_run(folder / "run", h1_1_objects.get_config("tiny"), folder / "out")
+    return folder / "out"
+
+
+def test_analyses_of_the_same_name_are_pooled_by_episode(tmp_path):
+    folders = [small(tmp_path / name, seed=seed) for seed, name in enumerate(("a", "b"))]
+    summary = aggregate_runs(folders, tmp_path / "both")
+    assert summary["episodes"] == 4
     names = set(pd.read_parquet(tmp_path / "both" / "rows.parquet").episode)
-    assert {"out/episode_00000", "again/episode_00000"} <= names
-    other = config()
+    assert names == {f"{x}/out/episode_0000{n}" for x in "ab" for n in (0, 1)}
+    table = pd.read_parquet(tmp_path / "both" / "table.parquet")
+    assert set(table[table.family == "target_lift"].n) == {4}
+    with pytest.raises(ConfigError, match="is given twice"):
+        aggregate_runs([folders[0], tmp_path / "a" / ".." / "a" / "out"], tmp_path / "wrong")
+    analyse_run(tmp_path / "a" / "run", h1_1_objects.get_config("tiny"), tmp_path / "again")
+    same = "again/episode_00000 is the same recording as out/episode_00000"
+    with pytest.raises(ConfigError, match=same):
+        aggregate_runs([folders[0], tmp_path / "again"], tmp_path / "wrong")
+    other = h1_1_objects.get_config("tiny")
     del other.families["target_lift"]
-    analyse_run(run, other, tmp_path / "other")
+    analyse_run(tmp_path / "b" / "run", other, tmp_path / "other")
     with pytest.raises(ConfigError, match="declares other families"):
-        aggregate_runs([analysed, tmp_path / "other"], tmp_path / "wrong")
+        aggregate_runs([folders[0], tmp_path / "other"], tmp_path / "wrong")
+
+
+def test_missing_episodes_are_refused_or_named(tmp_path):
+    out = small(tmp_path, episodes=3)
+    changed = h1_1_objects.get_config("tiny")
+    changed.hypotheses.h1_1.denoise = "last"
+    observations = tmp_path / "run" / "episodes" / "episode_00001" / "observations.npz"
+    observations.write_bytes(observations.read_bytes()[:-9])
+    with pytest.raises(InputError, match="1 of 3 episodes failed"):
+        analyse_run(tmp_path / "run", changed, out)
+    with pytest.raises(InputError, match=r"1 of 3 .*\(episode_00001\); .* is not analysed"):
+        aggregate_runs([out], tmp_path / "agg")
+    summary = aggregate_runs([out], tmp_path / "agg", allow_missing=True)
+    assert summary["episodes"] == 2
+    assert summary["missing"] == {"episode_00001": "is not analysed"}
+    done = out / "episodes" / "episode_00002" / "done.json"
+    app.write_json(done, app.read_json(done) | {"config": "of another time"})
+    with pytest.raises(InputError, match="2 of 3 episodes"):
+        aggregate_runs([out], tmp_path / "agg")
+
+
+def test_damaged_rows_are_named(tmp_path):
+    out = small(tmp_path)
+    path = out / "episodes" / "episode_00001" / "rows.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    with pytest.raises(InputError, match=r"episode_00001 rows\.parquet is missing or damaged"):
+        aggregate_runs([out], tmp_path / "agg")
+    path.write_bytes(b"PAR1" + bytes(200) + whole[204:])  # data, not the metadata at the end
+    with pytest.raises(InputError, match="rows of episode_00001 cannot be read"):
+        aggregate_runs([out], tmp_path / "agg")
+    path.unlink()
+    with pytest.raises(InputError, match=r"episode_00001 rows\.parquet is missing or damaged"):
+        aggregate_runs([out], tmp_path / "agg")
 
 
 def test_nothing_to_aggregate(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.json"):
         aggregate_runs([tmp_path], tmp_path / "out")
     app.write_json(tmp_path / "config.json", config().to_dict())
+    app.write_json(tmp_path / "episodes.json", {"run": "run", "episodes": ["episode_00000"]})
     with pytest.raises(ConfigError, match="no finished episodes"):
         aggregate_runs([tmp_path], tmp_path / "out")
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from attn_jax.analysis import hypotheses, objects
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.data.episodes import read_episode
 from configs.analysis import all as all_hypotheses
@@ -76,6 +77,22 @@ def test_every_episode_is_in_the_units_of_the_run(tmp_path):
     runs.write_variants(run, 2)
     assert analyse_run(run, config, out)["analysed"] == 3
     assert unit(0) > 50
+
+
+def test_a_defect_waits_until_the_others_are_done(run, tmp_path, monkeypatch):
+    def sometimes(study, options):
+        if study.name == "episode_00000":
+            raise ZeroDivisionError("planted")
+        return objects.objects(study, options)
+
+    monkeypatch.setitem(hypotheses.HYPOTHESES, "h1_1", sometimes)
+    broken = run / "episodes" / "episode_00001" / "observations.npz"
+    broken.write_bytes(broken.read_bytes()[:-5])
+    both = r"2 of 3 episodes failed \(episode_00000, episode_00001\); episode_00000: Zero"
+    with pytest.raises(RuntimeError, match=both) as caught:
+        analyse_run(run, h1_1_objects.get_config("tiny"), tmp_path / "out")
+    assert "in sometimes" in str(caught.value)
+    assert [marker(tmp_path / "out", n).is_file() for n in range(3)] == [False, False, True]
 
 
 @pytest.mark.slow

@@ -135,6 +135,23 @@ def test_unwritten_calls_cannot_pass_for_data(tmp_path):
     assert np.isnan(array[5].read().result()).all()
 
 
+@pytest.mark.parametrize(("codec", "part"), [("float16", "values"), ("u8row", "scale")])
+def test_a_lost_or_cut_call_is_an_error_and_no_data(tmp_path, codec, part):
+    values, _ = lazy(tmp_path, codec)
+    file = arrays.shard_path(tmp_path / part, 1, 6 if part == "values" else 5)
+    whole = file.read_bytes()
+    file.unlink()
+    for read in (lambda: values[1], lambda: values[:], lambda: values.codes(1)):
+        with pytest.raises(RecordError, match=rf"{part}: file of call 1 is missing\. launch"):
+            read()
+    assert np.isfinite(values[0]).all() and np.isfinite(values[2]).all()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RecordError, match="calls 1 to 1 cannot be read"):
+        values[1]
+    file.write_bytes(whole)
+    assert np.isfinite(values[:]).all()
+
+
 def test_one_map_reads_one_inner_chunk(tmp_path):
     shape = (6, 5, 4, 50, 200)
     array = arrays.create(tmp_path / "a", "float16", shape)

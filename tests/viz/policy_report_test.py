@@ -44,7 +44,12 @@ def run_of(**changes):
     made = {
         "table": table,
         "rows": rows,
-        "summary": {"episodes": 10, "families": notes, "left_out": {"fidelity": "h1 was not run"}},
+        "summary": {
+            "episodes": 10,
+            "families": notes,
+            "left_out": {"fidelity": "h1 was not run"},
+            "missing": {"episode_00007": "is not analysed"},
+        },
         "heads": {},
         "outcomes": [{"task": "pick", "success": n < 5, "steps": 20 + n} for n in range(10)],
         "facts": {"episodes": 10},
@@ -63,7 +68,7 @@ def section(report, name):
 
 
 def test_main_table_has_the_clearest_test_of_every_question(report):
-    table, open_, left_out = section(report, "answers").blocks
+    table, open_, left_out, missing = section(report, "answers").blocks
     assert isinstance(table, Table)
     by_title = {row[0]: row for row in table.rows}
     lift = by_title[question("target_lift").title]
@@ -72,6 +77,7 @@ def test_main_table_has_the_clearest_test_of_every_question(report):
     assert question("objects_by_outcome").title in open_.paragraphs[0]
     assert question("target_lift").title not in open_.paragraphs[0]
     assert "fidelity: h1 was not run" in left_out.paragraphs[0]
+    assert "no test counts: episode_00007" in missing.paragraphs[0]
     # In the order of the questions, not of the alphabet.
     names = [part.name for part in report.sections]
     assert names.index("target-lift") < names.index("objects-by-outcome")
