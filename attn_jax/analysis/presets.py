@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -197,8 +198,7 @@ def seed2_focus(patch_map: Float[NumpyArray, "gh gw"]) -> float:
     big = cv2.resize(patch_map.astype(np.float64), (224, 224), interpolation=cv2.INTER_CUBIC)
     scaled = 255 * big / (np.max(big) + _EPS)
     wrapped = scaled.astype(np.int64).astype(np.uint8)
-    grey = cv2.cvtColor(_jet()[wrapped], cv2.COLOR_BGR2GRAY)
-    return float(np.var(grey))
+    return float(np.asarray(cv2.cvtColor(_jet()[wrapped], cv2.COLOR_BGR2GRAY)).var())
 
 
 @functools.cache
@@ -242,7 +242,7 @@ def seed2_student_t(x: Float[NumpyArray, "n"], y: Float[NumpyArray, "m"]) -> tup
 
     It was given frames of all episodes as independent samples.
     """
-    found = scipy.stats.ttest_ind(x, y)
+    found: Any = scipy.stats.ttest_ind(x, y)
     return float(found.statistic), float(found.pvalue)
 
 

@@ -38,12 +38,11 @@ def rollout_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
       MissingInputError: no whole maps of prefix and suffix, or not of every layer up to the last.
     """
     source = study.base
-    found = [source.record([f"{name}.head_mean", name]) for name in ("prefix", "suffix")]
+    prefix, suffix = (source.record([f"{n}.head_mean", n]) for n in ("prefix", "suffix"))
     fix = "Record with --capture='streams=prefix,suffix;layers=all;reduce=head_mean'"
-    if found[0] is None or found[1] is None:
+    if prefix is None or suffix is None:
         raise MissingInputError("no whole maps of prefix and suffix", where=study.name, fix=fix)
-    prefix, suffix = found
-    for record in found:
+    for record in (prefix, suffix):
         _check_layers(record, study, fix, suffix.layers)
     flows, shares, layouts = [], [], []
     for number in range(suffix.shape[0]):

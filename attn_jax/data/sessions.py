@@ -57,7 +57,7 @@ _COUNT = ("a whole number from 0", _is_count)
 _META: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "session_name": _TEXT,
     "start_time": _TEXT,
-    "end_time": _TEXT,
+    "end_time": ("a string or null", lambda value: value is None or _is_text(value)),
     "robot_type": _TEXT,
     "robot": ("an object", _is_object),
     "action_space": (

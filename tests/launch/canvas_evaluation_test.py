@@ -11,6 +11,7 @@ import pytest
 from attn_jax.core.canvas import CanvasGeometry
 from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data.pipeline import CanvasSource, load_frames
+from attn_jax.data.session_writer import SessionWriter
 from attn_jax.models.canvas import predict as predicting
 from attn_jax.models.canvas.model import CanvasConfig, CanvasModel
 from configs.toroidal_dot import get_config

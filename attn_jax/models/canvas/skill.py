@@ -36,7 +36,7 @@ def _per_frame(prediction: Array, target: Array) -> tuple[Array, ...]:
 
 
 def constant_likeness(
-    targets: Iterable[Float[np.ndarray, "b h w 3"]], value: float
+    targets: Iterable[Float[np.ndarray, "_ h w 3"]], value: float
 ) -> dict[str, float]:
     """`psnr_db` and `ssim` of answering one grey for every frame, means over all frames.
 
