@@ -309,7 +309,9 @@ def head_blocks(run: PolicyRun) -> tuple[Block, ...]:
             head["normalised_entropy"],
             head["mass"],
             head["lift"],
-            f"{head['rank_low']:.0f} to {head['rank_high']:.0f}",
+            _span(
+                *(None if head[k] is None else round(head[k]) for k in ("rank_low", "rank_high"))
+            ),
         )
         for name, ranking in run.heads.items()
         for head in ranking["heads"][:3]
@@ -342,9 +344,18 @@ def _spread(tests: Any) -> np.ndarray:
 
 
 def _interval(row: Any) -> str:
-    if not (np.isfinite(row.ci_low) and np.isfinite(row.ci_high)):
+    return _span(float(row.ci_low), float(row.ci_high))
+
+
+def _rounded(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+def _span(low: float | int | None, high: float | int | None) -> str:
+    """Two bounds; not available where one is missing, as with a single episode."""
+    if low is None or high is None or not (np.isfinite(low) and np.isfinite(high)):
         return format_number(None)
-    return f"{format_number(float(row.ci_low))} to {format_number(float(row.ci_high))}"
+    return f"{format_number(low)} to {format_number(high)}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -7,6 +7,8 @@ import pytest
 
 from attn_jax.core.errors import InputError
 from attn_jax.probe.schema import RUN
+from attn_jax.viz.policy_report import build_policy_report
+from attn_jax.viz.report import Table, render
 from configs.analysis import all as all_hypotheses
 from launch import app
 from launch.aggregate import aggregate_runs
@@ -16,23 +18,26 @@ from tests import testing
 from tests.analysis import runs
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Two successes and two failures with other prompts, analysed and aggregated."""
-    folder = tmp_path_factory.mktemp("study")
+def make(folder, outcomes):
+    """Episodes with other prompts, one per outcome, analysed and aggregated."""
     config = all_hypotheses.get_config("lenient,tiny")
     for name in [*config.hypotheses]:
         if name not in ("h1_1", "h2_1", "h4"):
             del config.hypotheses[name]
-    for number in range(4):
-        share = 0.5 if number < 2 else 0.3
-        runs.write_run(folder / "run", number, success=number < 2, share=share)
-        runs.write_variants(folder / "run", number)
+    for number, success in enumerate(outcomes):
+        runs.write_run(folder / "run", number, success=success, share=0.5 if success else 0.3)
+        runs.write_variants(folder / "run", number, success=success)
     facts = {"provenance": {"source": "tabletop", "seed": 3, "config": {"env": {}}}}
     app.write_json(folder / "run" / RUN, facts)
     analyse_run(folder / "run", config, folder / "analysis")
     aggregate_runs([folder / "analysis"], folder / "aggregate", seed=0)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two successes and two failures."""
+    return make(tmp_path_factory.mktemp("study"), (True, True, False, False))
 
 
 def test_reads_outcomes_examples_and_tables(folder):
@@ -57,6 +62,19 @@ def test_launcher_writes_page_and_twin(folder, tmp_path):
     numbers = json.loads((tmp_path / "r.json").read_text())
     assert sum(rates["episodes"] for rates in numbers["success"].values()) == 4
     assert len(numbers["tests"]) > 8
+
+
+@pytest.mark.parametrize("outcomes", [(True,), (True, True, True), (False, False, False)])
+def test_one_episode_and_one_outcome_have_a_page(tmp_path, outcomes):
+    make(tmp_path, outcomes)
+    report = build_policy_report(load_policy_run(tmp_path / "run", tmp_path / "aggregate"))
+    render(report)
+    heads = next(s for s in report.sections if s.name == "heads").blocks[0]
+    assert isinstance(heads, Table) and heads.rows
+    ranks = {row[-1] for row in heads.rows}
+    assert (ranks == {"n/a"}) == (len(outcomes) == 1)
+    by_outcome = next(s for s in report.sections if s.name == "objects-by-outcome").blocks
+    assert "fewer than 2 episodes in a group" in str(by_outcome)
 
 
 def test_a_damaged_aggregate_is_named(folder, tmp_path):
