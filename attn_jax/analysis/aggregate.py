@@ -99,7 +99,8 @@ def aggregate(
 
     Returns:
       One row per test, with the columns `COLUMNS`. `p` is that of the primary test, `p_holm` and
-      `p_bh` are adjusted over the family. `difference` is success - failure, the mean - reference,
+      `p_bh` are adjusted over all `family_size` tests of the family, of which `tested` have a
+      number; the others count as p = 1. `difference` is success - failure, the mean - reference,
       or the mean - floor; `ci_low`, `ci_high` are its BCa interval.
 
     Raises:
@@ -143,9 +144,10 @@ def _family(rows: Any, family: Family, seed: int, resamples: int) -> list[dict[s
         else:
             row |= _single(group, labels, floors, family, draw, resamples)
         tests.append(row)
-    holm, bh = stats.adjust([row["p"] for row in tests])
-    for row, p_holm, p_bh in zip(tests, holm, bh, strict=True):
-        row |= {"p_holm": float(p_holm), "p_bh": float(p_bh), "family_size": len(tests)}
+    p = [row["p"] for row in tests]
+    sizes = {"family_size": len(tests), "tested": int(np.isfinite(p).sum())}
+    for row, p_holm, p_bh in zip(tests, *stats.adjust(p), strict=True):
+        row |= {"p_holm": float(p_holm), "p_bh": float(p_bh), **sizes}
     return tests
 
 
@@ -272,6 +274,7 @@ COLUMNS: tuple[str, ...] = (
     "p_holm",
     "p_bh",
     "family_size",
+    "tested",
     *(f"{t}_{f}" for t in ("welch", "mann_whitney", "permutation") for f in ("statistic", "p")),
     *(f"{t}_{f}" for t in ("paired_t", "wilcoxon", "sign_flip") for f in ("statistic", "p")),
     "minimal_d",

@@ -58,6 +58,15 @@ def test_p_values_are_adjusted_over_the_family():
     assert single.p_holm.tolist() == single.p.tolist()
 
 
+def test_a_test_without_a_number_stays_in_the_declared_family():
+    data = rows()
+    data.loc[(data.metric == "overlap") & (data.layer == 0), "value"] = 1.0
+    table = aggregate(data, (OUTCOME,), resamples=99)
+    assert table.p.isna().sum() == table.p_holm.isna().sum() == 1
+    assert set(table.family_size) == {6} and set(table.tested) == {5}
+    assert table.p_holm.min() == pytest.approx(min(1.0, 6 * table.p.min()), abs=1e-12)
+
+
 def test_a_planted_difference_is_found_where_it_is():
     table = aggregate(rows(effect=0.6), (OUTCOME,), resamples=99)
     found = table[table.p_holm < 0.05]
