@@ -212,6 +212,7 @@ def summarise(
             "found_holm": len(found),
             "found_bh": int((rows.p_bh <= ALPHA).sum()),
             "smallest_p_holm": float(rows.p_holm.min()),
+            "null_floor": float(rows.null_floor.max()),
             "power_note": notes[0] if notes else "",
         }
     return out

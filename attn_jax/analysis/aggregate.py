@@ -48,6 +48,8 @@ class Family:
       reference: of `above`: what the mean is compared with.
       floor: of `floor`: kinds of variants that make the null floor; the largest of their means is
         the floor of an episode.
+      beside: a measure of the same hypothesis whose mean over episodes stands beside every test as
+        `null_floor`; it is not tested.
       alternative: `two-sided`, `greater` or `less`.
       primary: the test whose p-values are adjusted; empty takes Welch or the t test.
     """
@@ -60,6 +62,7 @@ class Family:
     where: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     reference: float = 0.0
     floor: tuple[str, ...] = ("noise", "frame", "paraphrase")
+    beside: str = ""
     alternative: str = "two-sided"
     primary: str = ""
 
@@ -124,9 +127,12 @@ def _family(rows: Any, family: Family, seed: int, resamples: int) -> list[dict[s
             fix="Run launch.analyze with that hypothesis, or leave the family out",
         )
     floors: Any = None
+    shared_facts: dict[str, Any] = {"null_floor": _beside(rows, family), "floor_kinds": ""}
     if family.test == "floor":
         is_floor = chosen.kind.isin(family.floor)
         floors, chosen = chosen[is_floor], chosen[~is_floor]
+        made = set(floors.kind)
+        shared_facts["floor_kinds"] = ",".join(kind for kind in family.floor if kind in made)
         # A floor is one per episode, layer and so on, whatever the variant it is set against.
         shared = [c for c in family.by if c not in ("variant", "kind")]
         means = tables.mean_over(floors, ["episode", *shared, "variant", "kind"])
@@ -138,7 +144,7 @@ def _family(rows: Any, family: Family, seed: int, resamples: int) -> list[dict[s
         labels = dict(zip(family.by, key if isinstance(key, tuple) else (key,), strict=True))
         draw = zlib.crc32(repr((family.name, sorted(labels.items()))).encode()) ^ seed
         row = {"family": family.name, "hypothesis": family.hypothesis, "test": family.test}
-        row |= labels
+        row |= labels | shared_facts
         if family.test == "outcome":
             row |= _outcome(group, family, draw, resamples)
         else:
@@ -149,6 +155,12 @@ def _family(rows: Any, family: Family, seed: int, resamples: int) -> list[dict[s
     for row, p_holm, p_bh in zip(tests, *stats.adjust(p), strict=True):
         row |= {"p_holm": float(p_holm), "p_bh": float(p_bh), **sizes}
     return tests
+
+
+def _beside(rows: Any, family: Family) -> float:
+    """Mean over episodes of the measure that stands beside the tests; NaN without one."""
+    shown = rows[(rows.hypothesis == family.hypothesis) & (rows.metric == family.beside)]
+    return _mean(stats.finite(tables.mean_over(shown, ["episode"]).value.to_numpy()))
 
 
 def _outcome(group: Any, family: Family, seed: int, resamples: int) -> dict[str, Any]:
@@ -263,6 +275,8 @@ COLUMNS: tuple[str, ...] = (
     "mean_success",
     "mean_failure",
     "reference",
+    "null_floor",
+    "floor_kinds",
     "difference",
     "ci_low",
     "ci_high",

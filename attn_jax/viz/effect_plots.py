@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from attn_jax.core.errors import ConfigError
 from attn_jax.viz import style
+from attn_jax.viz.metric_names import metric
 
 ALPHA = 0.05
 MOST_EFFECTS = 24
@@ -35,7 +36,9 @@ def label_of(row: Any, columns: Sequence[str]) -> str:
     words = []
     for column in columns:
         value = row[column]
-        if isinstance(value, str):
+        if column == "metric":
+            words.append(metric(str(value)).label)
+        elif isinstance(value, str):
             words += [value] if value else []
         elif np.isfinite(value) and int(value) >= 0:
             words.append(f"{column} {int(value)}")

@@ -17,8 +17,9 @@ import numpy as np
 from scipy.stats import binomtest
 
 from attn_jax.viz import effect_plots, policy_examples, style
+from attn_jax.viz.metric_names import metric
 from attn_jax.viz.policy_examples import Example
-from attn_jax.viz.policy_questions import QUESTIONS, question
+from attn_jax.viz.policy_questions import QUESTIONS, question, read
 from attn_jax.viz.report import (
     Block,
     Definitions,
@@ -33,6 +34,15 @@ from attn_jax.viz.report import (
 
 MOST_ROWS = 12
 ALPHA = effect_plots.ALPHA
+#: Primary tests in words.
+_TESTS = {
+    "welch": "Welch's t test",
+    "mann_whitney": "Mann-Whitney test",
+    "permutation": "permutation of outcomes",
+    "paired_t": "t test over episodes",
+    "wilcoxon": "Wilcoxon signed-rank test",
+    "sign_flip": "permutation of signs",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -255,7 +265,8 @@ def family_blocks(run: PolicyRun, name: str) -> tuple[Block, ...]:
     distinct = _distinct(tests)
     labels = [effect_plots.label_of(row, distinct) for _, row in tests.iterrows()]
     asked = question(name)
-    blocks: list[Block] = [Text(asked.reading)] if asked.reading else []
+    reading = read(name, [kind for kind in str(tests.iloc[0].floor_kinds).split(",") if kind])
+    blocks: list[Block] = [Text(reading)] if reading else []
     units = tests.metric.nunique() == 1 or np.ptp(np.log10(_spread(tests))) < 1
     if np.isfinite(tests.difference).any() and units:
         figure = effect_plots.effects(tests, labels=labels, x_label=asked.effect)
@@ -274,10 +285,16 @@ def family_blocks(run: PolicyRun, name: str) -> tuple[Block, ...]:
             )
         )
     by_outcome = str(tests.iloc[0].test) == "outcome"
-    sides = ("mean_success", "mean_failure") if by_outcome else ("mean", "reference")
+    sides = {"mean": "mean", "reference": "reference"}
+    if by_outcome:
+        sides = {"mean_success": "success", "mean_failure": "failure"}
+    elif str(tests.iloc[0].test) == "floor":
+        sides["reference"] = "null floor"
+    elif np.isfinite(tests.null_floor).any():
+        sides["null_floor"] = "null floor"
     rows = tuple(
         (
-            label, int(row.n), row[sides[0]], row[sides[1]], row.difference, _interval(row),
+            label, int(row.n), *(row[side] for side in sides), row.difference, _interval(row),
             row.g, row.p, row.p_holm, row.p_bh,
         )
         for label, (_, row) in zip(labels[:MOST_ROWS], tests.iterrows(), strict=False)
@@ -286,15 +303,18 @@ def family_blocks(run: PolicyRun, name: str) -> tuple[Block, ...]:
     shown = "The only test" if len(tests) == 1 else f"All {len(tests)} tests"
     if more:
         shown = f"The clearest {len(rows)} of {len(tests)} tests"
-    caption = f"{shown} ({tests.iloc[0].primary}); g is Hedges' effect size." + (
+    caption = f"{shown} ({_TESTS[tests.iloc[0].primary]}); g is Hedges' effect size." + (
         " The others are in table.csv." if more else ""
     )
     columns = (
-        "test", "episodes",
-        *(("success", "failure") if by_outcome else ("mean", "reference")),
-        "difference", "95 % interval", "g", "p", "Holm", "Benjamini-Hochberg",
+        "test", "episodes", *sides.values(), "difference", "95 % interval",
+        "g", "p", "Holm", "Benjamini-Hochberg",
     )  # fmt: skip
     blocks.append(Table(caption, columns, rows))
+    names = [metric(str(one)) for one in tests.metric.unique()]
+    units_of = "; ".join(f"{one.label}: {one.unit}" for one in names if one.unit)
+    if units_of:
+        blocks.append(Text(f"Units: {units_of}."))
     reasons = [str(reason) for reason in tests.reason.dropna().unique() if str(reason)]
     if reasons:
         blocks.append(Text(f"Tests without a number: {'; '.join(reasons)}."))

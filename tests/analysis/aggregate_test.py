@@ -128,6 +128,24 @@ def test_no_floor_is_said():
     assert np.isnan(found.p) and "no null floor" in found.reason and found.n == 0
 
 
+def test_what_made_the_floor_is_named_in_the_table():
+    family = Family("prompt", "h2_1", ("relative_l2",), test="floor")
+    assert aggregate(floored(0.4), (family,), resamples=99).floor_kinds[0] == "noise,frame"
+    only = Family("prompt", "h2_1", ("relative_l2",), test="floor", floor=("noise",))
+    assert aggregate(floored(0.4), (only,), resamples=99).floor_kinds[0] == "noise"
+    assert aggregate(rows(), (OUTCOME,), resamples=9).floor_kinds.tolist() == [""] * 6
+
+
+def test_a_measure_stands_beside_the_tests():
+    data = rows()
+    family = Family("f", "h1_1", ("lift",), test="above", beside="overlap")
+    table = aggregate(data, (family,), resamples=99)
+    means = data[data.metric == "overlap"].groupby("episode", observed=True).value.mean()
+    np.testing.assert_allclose(table.null_floor, means.mean())
+    assert set(table.metric) == {"lift"} and set(table.family_size) == {3}
+    assert aggregate(data, (OUTCOME,), resamples=9).null_floor.isna().all()
+
+
 def test_a_single_outcome_is_said():
     data = rows(good=0)
     found = aggregate(data, (OUTCOME,), resamples=99)

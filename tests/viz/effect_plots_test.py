@@ -37,6 +37,8 @@ def test_labels_say_what_applies():
     row = pd.Series({"metric": "lift", "layer": 3, "head": -1, "camera": "wrist", "query": ""})
     words = effect_plots.label_of(row, ["metric", "query", "layer", "head", "camera"])
     assert words == "lift, layer 3, wrist"
+    row["metric"] = "action_l2_std"
+    assert effect_plots.label_of(row, ["metric"]) == "distance of the actions"
 
 
 def test_by_layer_draws_means_over_episodes():
