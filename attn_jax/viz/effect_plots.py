@@ -89,6 +89,38 @@ def effects(table: Any, *, labels: Sequence[str], x_label: str, title: str = "")
     return figure
 
 
+def layer_means(rows: Any, split: str) -> list[dict[str, Any]]:
+    """What `by_layer` and `bars_by_layer` draw: means over episodes, one entry per curve.
+
+    Args:
+      rows: table with `episode`, `layer`, `camera`, `value` and the column `split`.
+      split: column whose values get curves of their own.
+
+    Returns:
+      `camera`, `name` (value of `split`), `episodes`, and lists by layer: `layer`, `mean`, and
+      `half_width`, 1.96 standard errors.
+    """
+    rows = rows[np.isfinite(rows.value)]
+    out = []
+    for camera in sorted(map(str, rows.camera.unique())):
+        for name in sorted(map(str, rows[split].unique()), reverse=True):
+            chosen = rows[(rows.camera == camera) & (rows[split] == name)]
+            if not len(chosen):
+                continue
+            wide = chosen.groupby(["episode", "layer"], observed=True).value.mean().unstack("layer")
+            out.append(
+                {
+                    "camera": camera,
+                    "name": name,
+                    "episodes": len(wide),
+                    "layer": [int(layer) for layer in wide.columns],
+                    "mean": wide.mean().tolist(),
+                    "half_width": (1.96 * wide.sem().fillna(0.0)).tolist(),
+                }
+            )
+    return out
+
+
 def by_layer(
     rows: Any, *, split: str, y_label: str, level: float | None = None, level_name: str = ""
 ) -> Figure:
@@ -104,29 +136,25 @@ def by_layer(
     Raises:
       ConfigError: no finite value.
     """
-    rows = rows[np.isfinite(rows.value)]
-    if not len(rows):
+    curves = layer_means(rows, split)
+    if not curves:
         raise ConfigError(f"no value of {y_label} to draw")
-    cameras = sorted(map(str, rows.camera.unique()))
-    names = sorted(map(str, rows[split].unique()), reverse=True)
+    cameras = list(dict.fromkeys(curve["camera"] for curve in curves))
+    names = sorted({curve["name"] for curve in curves}, reverse=True)
     figure = style.new_figure(style.PAGE_WIDTH_IN, 3.0)
     first = None
     for number, camera in enumerate(cameras):
         axes = style.tidy(figure.add_subplot(1, len(cameras), number + 1, sharey=first))
         first = first or axes
-        for hue, name in enumerate(names):
-            chosen = rows[(rows.camera == camera) & (rows[split] == name)]
-            if not len(chosen):
-                continue
-            wide = chosen.groupby(["episode", "layer"], observed=True).value.mean().unstack("layer")
-            mean = wide.mean().to_numpy(np.float64)
-            error = wide.sem().fillna(0.0).to_numpy(np.float64)
-            layers = [int(layer) for layer in wide.columns]
-            axes.errorbar(
-                layers, mean, 1.96 * error, fmt="o-", ms=4, lw=1.6, capsize=2,
-                color=style.colour_of(hue), label=name or "all",
-            )  # fmt: skip
-            axes.set_xticks(layers)
+        for curve in curves:
+            if curve["camera"] == camera:
+                axes.errorbar(
+                    curve["layer"], np.array(curve["mean"]), np.array(curve["half_width"]),
+                    fmt="o-", ms=4, lw=1.6, capsize=2,
+                    color=style.colour_of(names.index(curve["name"])),
+                    label=curve["name"] or "all",
+                )  # fmt: skip
+                axes.set_xticks(curve["layer"])
         if level is not None:
             axes.axhline(level, color=style.INK, lw=0.9, ls="--", label=level_name or None)
         axes.set_xlabel("layer")
@@ -137,6 +165,59 @@ def by_layer(
             axes.tick_params(labelleft=False)
     handles, words = figure.axes[0].get_legend_handles_labels()
     figure.subplots_adjust(left=0.08, right=0.81, top=0.9, bottom=0.17, wspace=0.08)
+    figure.legend(handles, words, fontsize=style.SMALL_PT, frameon=False, loc="center right")
+    return figure
+
+
+def bars_by_layer(measures: Mapping[str, Any]) -> Figure:
+    """Bars of means by layer and outcome: a row of panels per measure, a column per camera.
+
+    Args:
+      measures: name of the measure -> rows with `episode`, `outcome`, `layer`, `camera`, `value`.
+        Non-finite values are left out; whiskers are 1.96 standard errors over episodes.
+
+    Raises:
+      ConfigError: no finite value.
+    """
+    drawn = {name: layer_means(rows, "outcome") for name, rows in measures.items()}
+    drawn = {name: bars for name, bars in drawn.items() if bars}
+    if not drawn:
+        raise ConfigError("no episode has a value of these measures")
+    everything = [bar for bars in drawn.values() for bar in bars]
+    cameras = list(dict.fromkeys(bar["camera"] for bar in everything))
+    outcomes = [o for o in OUTCOME_COLOURS if o in {bar["name"] for bar in everything}]
+    height = 0.75 + 1.75 * len(drawn)
+    figure = style.new_figure(style.PAGE_WIDTH_IN, height)
+    grid = figure.add_gridspec(
+        len(drawn), len(cameras), left=0.1, right=0.86, top=1 - 0.3 / height,
+        bottom=0.45 / height, wspace=0.1, hspace=0.18,
+    )  # fmt: skip
+    width = 0.8 / len(outcomes)
+    for row, (name, bars) in enumerate(drawn.items()):
+        first = None
+        for column, camera in enumerate(cameras):
+            axes = style.tidy(figure.add_subplot(grid[row, column], sharey=first))
+            first = first or axes
+            axes.grid(False, axis="x")
+            for bar in bars:
+                if bar["camera"] != camera or bar["name"] not in outcomes:
+                    continue
+                place = outcomes.index(bar["name"])
+                axes.bar(
+                    np.array(bar["layer"]) + (place - (len(outcomes) - 1) / 2) * width,
+                    bar["mean"], 0.92 * width, yerr=bar["half_width"], capsize=2,
+                    color=OUTCOME_COLOURS[bar["name"]], ecolor=style.INK,
+                    error_kw={"lw": 0.8}, label=f"{bar['name']}\nn = {bar['episodes']}",
+                )  # fmt: skip
+                axes.set_xticks(bar["layer"])
+            axes.tick_params(labelleft=not column, labelbottom=row == len(drawn) - 1)
+            if row == 0:
+                axes.set_title(f"camera {camera}", fontsize=style.FONT_PT)
+            if row == len(drawn) - 1:
+                axes.set_xlabel("layer")
+            if column == 0:
+                axes.set_ylabel(name)
+    handles, words = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, words, fontsize=style.SMALL_PT, frameon=False, loc="center right")
     return figure
 
