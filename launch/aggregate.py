@@ -5,8 +5,8 @@
 OUT is a folder of `launch.analyze`; several are pooled when they declared the same families. AGG
 receives `table.{parquet,csv,json}` (one row per test: means, effect, interval, p, adjusted p, null
 floor, power note; columns of `analysis.aggregate.COLUMNS`), `rows.{parquet,csv,json}` (one row per
-episode and measure), `heads.json` (ranking of heads), `summary.json`, and in the shapes of an
-earlier system `multi_episode_aggregate.json` and `cf_multi_episode_aggregate.json`.
+episode and measure), `heads.{parquet,csv,json}` (ranking of heads), `summary.json`, and in the
+shapes of an earlier system `multi_episode_aggregate.json` and `cf_multi_episode_aggregate.json`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ ANALYSIS = flags.DEFINE_list("analysis", None, "Folders that launch.analyze wrot
 ALPHA = stats.ALPHA
 #: A head with less of its attention on a camera does not look at it.
 LEAST_MASS = 0.01
+#: Columns of heads.csv; `place` is that in the order of the query and camera, from 1.
+HEADS = (
+    "query", "camera", "place", "layer", "head", "normalised_entropy", "lift", "mass",
+    "rank", "rank_low", "rank_high", "units",
+)  # fmt: skip
 
 
 def main() -> dict[str, Any]:
@@ -62,7 +67,10 @@ def aggregate_runs(
     workdir.mkdir(parents=True, exist_ok=True)
     write_table(table, workdir / "table")
     write_table(rows, workdir / "rows")
-    app.write_json(workdir / "heads.json", rank(rows, seed, int(config["rank_resamples"])))
+    ranking = rank(rows, seed, int(config["rank_resamples"]))
+    app.write_json(workdir / "heads.json", ranking)
+    head_table(ranking).to_parquet(workdir / "heads.parquet", index=False)
+    head_table(ranking).to_csv(workdir / "heads.csv", index=False)
     for name, data in (
         ("multi_episode_aggregate.json", seed_json.object_aggregate(rows)),
         ("cf_multi_episode_aggregate.json", seed_json.counterfactual_aggregate(rows)),
@@ -172,6 +180,18 @@ def rank(rows: Any, seed: int, resamples: int) -> dict[str, Any]:
             ],
         }
     return out
+
+
+def head_table(ranking: Mapping[str, Any]) -> pd.DataFrame:
+    """The ranking of `rank` as one row per query, camera and head, with the columns `HEADS`."""
+    lines = [
+        dict(zip(("query", "camera"), name.rsplit("/", 1), strict=True))
+        | {"place": place, "units": of["units"]}
+        | head
+        for name, of in ranking.items()
+        for place, head in enumerate(of["heads"], 1)
+    ]
+    return pd.DataFrame(lines, columns=pd.Index(HEADS))
 
 
 def _grid(rows: Any) -> tuple[np.ndarray, list[int], list[int], list[str]]:

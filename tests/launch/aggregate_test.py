@@ -73,6 +73,19 @@ def test_ranking_of_heads(aggregated):
     assert all(head["mass"] > aggregate.LEAST_MASS for head in first["heads"])
 
 
+def test_heads_are_a_table_too(aggregated):
+    folder = aggregated[0]
+    ranking, table = app.read_json(folder / "heads.json"), pd.read_csv(folder / "heads.csv")
+    pd.testing.assert_frame_equal(table, pd.read_parquet(folder / "heads.parquet"))
+    assert tuple(table.columns) == aggregate.HEADS
+    assert len(table) == sum(len(of["heads"]) for of in ranking.values())
+    one = table[(table["query"] == "text") & (table.camera == "wrist")]
+    for line, head in zip(one.to_dict("records"), ranking["text/wrist"]["heads"], strict=True):
+        assert {name: line[name] for name in head} == head
+    assert one.place.tolist() == [1, 2, 3, 4] and set(one.units) == {8}
+    assert tuple(aggregate.head_table({}).columns) == aggregate.HEADS
+
+
 def test_heads_that_do_not_look_are_not_ranked(aggregated):
     rows = pd.read_parquet(aggregated[0] / "rows.parquet")
     before = aggregate.rank(rows, 0, 99)["text/wrist"]["heads"]
