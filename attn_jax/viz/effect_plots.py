@@ -19,10 +19,12 @@ from matplotlib.figure import Figure
 
 from attn_jax.core.errors import ConfigError
 from attn_jax.viz import style
-from attn_jax.viz.metric_names import metric
+from attn_jax.viz.metric_names import metric, query_words
 
 ALPHA = 0.05
 MOST_EFFECTS = 24
+#: The outline of fewer episodes would show the smoothing, not the episodes.
+FEWEST_FOR_VIOLIN = 6
 OUTCOME_COLOURS = {
     "success": style.PALETTE[0],
     "failure": style.PALETTE[1],
@@ -32,14 +34,15 @@ _ROW_IN = 0.24
 
 
 def label_of(row: Any, columns: Sequence[str]) -> str:
-    """What distinguishes a test, in words: `lift, action, layer 3, camera wrist`."""
+    """What distinguishes a test, in words: `lift, actions, layer 3, wrist camera`."""
     words = []
     for column in columns:
         value = row[column]
         if column == "metric":
             words.append(metric(str(value)).label)
         elif isinstance(value, str):
-            words += [value] if value else []
+            named = {"query": query_words(value), "camera": f"{value} camera"}
+            words += [named.get(column, value)] if value else []
         elif np.isfinite(value) and int(value) >= 0:
             words.append(f"{column} {int(value)}")
     return ", ".join(words)
@@ -66,7 +69,9 @@ def effects(table: Any, *, labels: Sequence[str], x_label: str, title: str = "")
         raise ConfigError("no test of this family has a number to draw")
     height = 0.75 + _ROW_IN * len(rows) + (0.25 if title else 0.0)
     figure = style.new_figure(style.PAGE_WIDTH_IN, height)
-    axes = figure.add_axes((0.36, 0.5 / height, 0.61, _ROW_IN * len(rows) / height))
+    # At most 0.075 in a letter, so that labels neither run off the page nor leave it empty.
+    left = min(0.66, 0.03 + 0.075 * max(len(label) for label, _ in rows) / style.PAGE_WIDTH_IN)
+    axes = figure.add_axes((left, 0.5 / height, 0.97 - left, _ROW_IN * len(rows) / height))
     style.tidy(axes)
     axes.axvline(0.0, color=style.INK, lw=0.8)
     for place, (_, row) in enumerate(rows):
@@ -217,13 +222,15 @@ def bars_by_layer(measures: Mapping[str, Any]) -> Figure:
                 axes.set_xlabel("layer")
             if column == 0:
                 axes.set_ylabel(name)
+        if first is not None and all(value >= 0 for bar in bars for value in bar["mean"]):
+            first.set_ylim(bottom=0)  # a whisker of few episodes goes below what can be
     handles, words = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, words, fontsize=style.SMALL_PT, frameon=False, loc="center right")
     return figure
 
 
 def by_outcome(measures: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """A violin per outcome for every measure, with a point for every episode and the mean.
+    """A point for every episode and the mean, and where there are enough of them a violin.
 
     Args:
       measures: measure -> outcome -> a value per episode. Non-finite values are left out.
@@ -245,7 +252,7 @@ def by_outcome(measures: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
         axes.grid(False, axis="x")
         for place, (outcome, values) in enumerate(groups.items()):
             colour = OUTCOME_COLOURS.get(outcome, style.colour_of(place))
-            if len(values) > 2 and np.ptp(values) > 0:
+            if len(values) >= FEWEST_FOR_VIOLIN and np.ptp(values) > 0:
                 bodies: Any = axes.violinplot(values, [place], widths=0.8, showextrema=False)
                 for body in bodies["bodies"]:
                     body.set(facecolor=colour, alpha=0.25)

@@ -1,4 +1,4 @@
-"""What the measures of an analysis are called in words, and in which unit they are.
+"""What the measures and queries of an analysis are called in words, and in which unit they are.
 
 metric("lift_picture").label       # lift in the picture
 metric("mass:image/wrist").unit    # share of attention
@@ -93,3 +93,11 @@ def metric(name: str) -> Metric:
         if name.endswith(ending) and known is not None:
             return Metric(known.label + words, known.unit)
     return Metric(name.replace("_", " "), "")
+
+
+_QUERIES = {"action": "actions", "text": "words of the prompt"}
+
+
+def query_words(name: str) -> str:
+    """A query group in words; others than actions and text are called by their name."""
+    return _QUERIES.get(name, name)

@@ -244,9 +244,10 @@ def layer_head_matrix(
     for number, (title, table) in enumerate(tables.items()):
         axes = style.tidy(figure.add_subplot(grid[number]))
         axes.grid(False)
+        axes.set_facecolor(style.FAINT)
         axes.imshow(table.values, cmap=heatmap.SEQUENTIAL, vmin=0.0, vmax=top, aspect="auto")
         for (row, column), value in np.ndenumerate(table.values if written else np.zeros((0, 0))):
-            shade = "black" if value > 0.6 * top else "white"
+            shade = "white" if value <= 0.6 * top else "black"  # black for NaN, on grey
             text = number_format.format(value) if np.isfinite(value) else "n/a"
             axes.text(
                 column, row, text, ha="center", va="center", color=shade, fontsize=style.SMALL_PT

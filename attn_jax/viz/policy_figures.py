@@ -1,21 +1,21 @@
 """Figures of a policy report that compare layers: objects, outcomes, prompts, masses, heads.
 
-They are drawn from the rows of `launch.aggregate` (one per episode and measure) where these exist;
-every picture carries the numbers that it shows.
+They are drawn from the rows of `launch.aggregate` (one per episode and measure) where these exist,
+those of heads from its `heads.json`; every picture carries the numbers that it shows.
 
     focus_blocks(rows)                    # lift by layer, outcomes, prompts, budget
-    head_blocks(rows, heads)              # layer by head, and the ranking
+    head_blocks(heads)                    # layer by head, and the ranking
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from attn_jax.viz import attention_plots, effect_plots, plots, style
-from attn_jax.viz.metric_names import metric
+from attn_jax.viz.metric_names import metric, query_words
 from attn_jax.viz.report import Block, Picture, Table, Text, span
 
 #: Measures of objects that are compared between outcomes, as in the families of tests.
@@ -44,10 +44,10 @@ def lift_blocks(rows: Any) -> list[Block]:
             Picture(
                 _name("lift", query),
                 style.to_rgb(figure),
-                f"Lift of target and distractor by layer for queries {query}.",
-                f"Attention of {query} on objects over what their area would receive, mean over "
-                "episodes with 1.96 standard errors. A policy that follows its prompt looks at the "
-                "target more than at the distractor.",
+                f"Lift of target and distractor by layer, {query_words(query)}.",
+                f"Attention of the {query_words(query)} on objects over what their area would "
+                "receive, mean over episodes with 1.96 standard errors. A policy that follows its "
+                "prompt looks at the target more than at the distractor.",
                 {"curves": effect_plots.layer_means(chosen, "role")},
             )
         )
@@ -66,9 +66,10 @@ def outcome_blocks(rows: Any) -> list[Block]:
             Picture(
                 _name("bars", query),
                 style.to_rgb(effect_plots.bars_by_layer(labels)),
-                f"Overlap, concentration and IoU of the target by layer and outcome, {query}.",
-                f"Attention of {query} on the target by layer and outcome, without letterbox bars: "
-                "mean over episodes with 1.96 standard errors. "
+                "Overlap, concentration and IoU of the target by layer and outcome, "
+                f"{query_words(query)}.",
+                f"Attention of the {query_words(query)} on the target by layer and outcome, "
+                "without letterbox bars: mean over episodes with 1.96 standard errors. "
                 + "; ".join(f"{name}: {_unit(n)}" for n, name in zip(measures, labels, strict=True))
                 + ".",
                 {n: effect_plots.layer_means(m, "outcome") for n, m in measures.items()},
@@ -115,10 +116,11 @@ def prompt_blocks(rows: Any) -> list[Block]:
             Picture(
                 _name("prompts", query),
                 style.to_rgb(figure),
-                f"Change of the attention of {query} by layer and by what was changed.",
-                f"{metric(CHANGE).label.capitalize()} of {query}, mean over frames and episodes: "
-                "other words count where they move a map further than other noise and the next "
-                "frame do.",
+                f"Change of the attention of the {query_words(query)} by layer and by what was "
+                "changed.",
+                f"{metric(CHANGE).label.capitalize()} of the {query_words(query)}, mean over "
+                "frames and episodes: other words count where they move a map further than other "
+                "noise and the next frame do.",
                 {title: _numbers(table) for title, table in found.items()},
             )
         )
@@ -141,19 +143,26 @@ def budget_blocks(rows: Any) -> list[Block]:
             Picture(
                 _name("budget", query),
                 style.to_rgb(figure),
-                f"Shares of the attention of {query} on each group of tokens by layer.",
-                f"What {query} queries spend their attention on, by layer, mean over episodes.",
+                f"Shares of the attention of the {query_words(query)} on each group of tokens by "
+                "layer.",
+                f"What the {query_words(query)} spend their attention on, by layer, mean over "
+                "episodes.",
                 {"layer": layers, "shares": dict(zip(groups, shares.T.tolist(), strict=True))},
             )
         )
     return blocks
 
 
-def head_blocks(rows: Any, heads: Mapping[str, Any]) -> tuple[Block, ...]:
-    """Tables of layer by head, and the most focused heads of every query and camera."""
+def head_blocks(heads: Mapping[str, Any]) -> tuple[Block, ...]:
+    """Tables of layer by head, and the most focused heads of every query and camera.
+
+    Args:
+      heads: `heads.json` of an aggregate.
+    """
     ranked = [
         (
-            f"{name}, layer {head['layer']}, head {head['head']}",
+            f"{query_words(name.rsplit('/', 1)[0])}, {name.rsplit('/', 1)[1]} camera,"
+            f" layer {head['layer']}, head {head['head']}",
             head["normalised_entropy"],
             head["mass"],
             head["lift"],
@@ -174,46 +183,53 @@ def head_blocks(rows: Any, heads: Mapping[str, Any]) -> tuple[Block, ...]:
         "head", "normalised entropy", "share of attention", "lift on the target",
         "95 % interval of the rank",
     )  # fmt: skip
-    return (*head_figures(rows), Table(caption, columns, tuple(ranked)))
+    return (*head_figures(heads), Table(caption, columns, tuple(ranked)))
 
 
-def head_figures(rows: Any) -> list[Block]:
+def head_figures(heads: Mapping[str, Any]) -> list[Block]:
     """Entropy and lift on the target, layer by head, a panel per camera."""
-    each = rows[(rows.hypothesis == "h4") & (rows["head"] >= 0)]
-    shown = {
-        "entropy": each[each.metric == "normalised_entropy"],
-        "target": each[(each.metric == "lift") & (each.role == _TARGET)],
-    }
     captions = {
-        "entropy": "Normalised entropy of every head: 0 is one patch, 1 all patches alike.",
-        "target": "Lift of every head on the target: 1 is looking everywhere alike.",
+        "normalised_entropy": "Normalised entropy of every head: 0 is one patch, 1 all alike.",
+        "lift": "Lift of every head on the target: 1 is looking everywhere alike.",
     }
+    queries: dict[str, dict[str, Any]] = {}
+    for name, ranking in heads.items():
+        query, camera = name.rsplit("/", 1)
+        queries.setdefault(query, {})[f"camera {camera}"] = ranking["heads"]
     blocks: list[Block] = []
-    for kind, part in shown.items():
-        for query, chosen in _by_query(part):
-            numbers = sorted({int(head) for head in chosen["head"]})
-            found = {
-                f"camera {camera}": _table(
-                    chosen[chosen.camera == camera], "head", numbers, numbers
-                )
-                for camera in sorted(map(str, chosen.camera.unique()))
-            }
+    for kind, caption in captions.items():
+        for query, cameras in queries.items():
+            found = {title: _head_table(ranked, kind) for title, ranked in cameras.items()}
+            if not any(np.isfinite(table.values).any() for table in found.values()):
+                continue
             figure = plots.layer_head_matrix(
                 found,
-                label=metric(str(chosen.metric.iloc[0])).label,
-                reference=1.0 if kind == "target" else None,
-                number_format="{:.2f}" if kind == "entropy" else "{:.1f}",
+                label=metric(kind).label,
+                reference=1.0 if kind == "lift" else None,
+                number_format="{:.1f}" if kind == "lift" else "{:.2f}",
             )
             blocks.append(
                 Picture(
                     _name(f"heads-{kind}", query),
                     style.to_rgb(figure),
-                    f"{captions[kind][:-1]}, queries {query}, layer by head.",
-                    f"{captions[kind]} Queries {query}, mean over episodes.",
+                    f"{caption[:-1]}; queries: {query_words(query)}, layer by head.",
+                    f"{caption} Queries: {query_words(query)}; mean over episodes. Grey: the head "
+                    "gives the camera less than one per cent of its attention.",
                     {title: _numbers(table) for title, table in found.items()},
                 )
             )
     return blocks
+
+
+def _head_table(ranked: Sequence[Mapping[str, Any]], kind: str) -> plots.HeadTable:
+    """One measure of ranked heads; NaN where a head does not look at the camera."""
+    layers = sorted({head["layer"] for head in ranked})
+    numbers = sorted({head["head"] for head in ranked})
+    values = np.full((len(layers), len(numbers)), np.nan)
+    for head in ranked:
+        if head["normalised_entropy"] is not None and head[kind] is not None:
+            values[layers.index(head["layer"]), numbers.index(head["head"])] = head[kind]
+    return plots.HeadTable(values, layers, numbers)
 
 
 def _by_query(rows: Any) -> list[tuple[str, Any]]:

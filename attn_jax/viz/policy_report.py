@@ -89,7 +89,7 @@ def build_policy_report(run: PolicyRun) -> Report:
         for name in families(run):
             blocks = family_blocks(run, name)
             sections.append(Section(name.replace("_", "-"), question(name).title, blocks))
-        sections.append(Section("heads", "Heads", policy_figures.head_blocks(run.rows, run.heads)))
+        sections.append(Section("heads", "Heads", policy_figures.head_blocks(run.heads)))
     sections += [
         Section("set-up", "Set-up", (Definitions(tuple(run.facts.items())),)),
         Section("provenance", "Provenance", (Definitions(tuple(_flat(run.provenance))),)),

@@ -27,6 +27,10 @@ def test_effects_fill_what_holds_and_leave_out_what_has_no_number():
     assert [point.get_xdata()[0] for point in points] == [0.4, -0.1]
     assert points[0].get_markerfacecolor() != "white" == points[1].get_markerfacecolor()
     assert axes.get_xlabel() == "lift - 1"
+    long = effect_plots.effects(family_table(), labels=["a" * 75, "b", "c"], x_label="")
+    style.to_rgb(long)
+    assert axes.get_position().x0 < 0.1 < 0.5 < long.axes[0].get_position().x0
+    assert long.axes[0].get_yticklabels()[0].get_window_extent().x0 > 0
     with pytest.raises(ConfigError, match="no test"):
         effect_plots.effects(
             family_table(difference=[np.nan] * 3), labels=["a", "b", "c"], x_label=""
@@ -36,9 +40,11 @@ def test_effects_fill_what_holds_and_leave_out_what_has_no_number():
 def test_labels_say_what_applies():
     row = pd.Series({"metric": "lift", "layer": 3, "head": -1, "camera": "wrist", "query": ""})
     words = effect_plots.label_of(row, ["metric", "query", "layer", "head", "camera"])
-    assert words == "lift, layer 3, wrist"
+    assert words == "lift, layer 3, wrist camera"
     row["metric"] = "action_l2_std"
     assert effect_plots.label_of(row, ["metric"]) == "distance of the actions"
+    row["query"] = "action"
+    assert effect_plots.label_of(row, ["query", "camera"]) == "actions, wrist camera"
 
 
 def outcome_rows(**changes):
@@ -73,6 +79,9 @@ def test_bars_stand_side_by_side_for_every_layer():
     assert [bar.get_height() for bar in bad] == [4.5, 5.5]
     lefts = [(g.get_x(), b.get_x()) for g, b in zip(good, bad, strict=True)]
     assert all(left < right < left + 1 for left, right in lefts)
+    both = pd.concat([outcome_rows(), outcome_rows(camera="z", value=[*range(6, 12)])])
+    low, high = effect_plots.bars_by_layer({"overlap": both}).axes[1].get_ylim()
+    assert low == 0 and high > 11, "the second camera fits on the scale that both share"
     assert "n = 2" in figure.legends[0].get_texts()[0].get_text()
     assert style.to_rgb(figure).shape[2] == 3
     with pytest.raises(ConfigError, match="no episode"):

@@ -68,6 +68,7 @@ def test_layer_head_matrix_writes_every_number():
     )
     axes = figure.axes[0]
     assert [t.get_text() for t in axes.texts] == ["0.00", "0.25", "0.50", "n/a"]
+    assert [t.get_color() for t in axes.texts] == ["white", "white", "black", "black"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["3", "4"]
     assert axes.images[0].get_clim() == (0.0, 0.5)
     style.to_rgb(figure)
