@@ -151,14 +151,17 @@ def answer_blocks(run: PolicyRun) -> tuple[Block, ...]:
         "question", "tests that hold", "clearest test", "episodes", "difference",
         "95 % interval", "adjusted p",
     )  # fmt: skip
-    left_out = [f"{name}: {reason}" for name, reason in run.summary.get("left_out", {}).items()]
+    left_out = [
+        f"{question(name).title} ({reason})"
+        for name, reason in run.summary.get("left_out", {}).items()
+    ]
     blocks: list[Block] = [Table(caption, columns, tuple(rows))]
     blocks += [
         Text(f"Not shown, and not refuted either ({note}): {' '.join(titles)}")
         for note, titles in open_questions.items()
     ]
     if left_out:
-        blocks.append(Text(("Not asked of this run: " + "; ".join(left_out) + ".",)))
+        blocks.append(Text(f"Not asked of this run: {' '.join(left_out)}"))
     return tuple(blocks)
 
 
