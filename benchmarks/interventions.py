@@ -13,7 +13,7 @@ value scalings, head ablations. The same work three ways:
   measured and the time per program is multiplied by 64).
 
 The first two are also compared with 64 plain predictions, and must give the same actions to 1e-5
-of their size, each compiled once.
+of their size, each compiled once; how many programs each of the three compiled is printed.
 """
 
 from __future__ import annotations
@@ -137,13 +137,17 @@ def seconds(run: Any, *args: Any, rounds: int = 3) -> float:
 def measure(policy: Policy, edits: Edits, chunk: int) -> dict[str, float]:
     """Times in seconds for all interventions, `plain_s` for as many plain predictions.
 
+    Returns:
+      The times (`..._s`), how many programs were compiled (`..._programs`; of `retraced` as many as
+      interventions, of which a few were measured), and the largest `difference`.
+
     Raises:
       AssertionError: results that differ, or a program that compiled more than once.
     """
     count = len(edits)
     many: Any = sweep(policy.act, chunk=chunk)
     single: Any = jax.jit(intervened(policy.act))
-    plain = jax.jit(policy.act)
+    plain: Any = jax.jit(policy.act)
     each = [edits[number] for number in range(count)]
 
     def one_by_one() -> list[jax.Array]:
@@ -161,7 +165,14 @@ def measure(policy: Policy, edits: Edits, chunk: int) -> dict[str, float]:
         "retraced_s": count * retraced(policy, each[:: max(1, count // RETRACED)][:RETRACED]),
         "difference": worst,
     }
-    assert many._cache_size() == single._cache_size() == 1, "a program compiled again"
+    found |= {
+        "at_once_programs": many._cache_size(),
+        "one_by_one_programs": single._cache_size(),
+        "plain_programs": plain._cache_size(),
+        "retraced_programs": count,
+    }
+    for name in ("at_once", "one_by_one", "plain"):
+        assert found[f"{name}_programs"] == 1, f"{name}: a program compiled again"
     return found
 
 
@@ -192,12 +203,17 @@ def main() -> dict[str, Any]:
     found = measure(policy, edits, values.chunk)
     at_once = found["at_once_s"]
     for name, text in (
-        ("at_once_s", f"at once, chunks of {values.chunk}"),
-        ("one_by_one_s", "one by one, compiled once"),
-        ("plain_s", "as many plain predictions"),
-        ("retraced_s", f"re-traced (from {RETRACED} programs)"),
+        ("at_once", f"at once, chunks of {values.chunk}"),
+        ("one_by_one", "one by one"),
+        ("plain", "as many plain predictions"),
+        ("retraced", f"re-traced (from {RETRACED} programs)"),
     ):
-        print(f"{text}: {found[name]:.2f} s, {found[name] / at_once:.2f} of at once", flush=True)
+        seconds_, programs = found[f"{name}_s"], int(found[f"{name}_programs"])
+        print(
+            f"{text}: {seconds_:.2f} s, {seconds_ / at_once:.2f} of at once;"
+            f" programs compiled: {programs}",
+            flush=True,
+        )
     print(f"{len(edits)} interventions, largest difference {found['difference']:.1g}", flush=True)
     return found | {"interventions": len(edits)}
 

@@ -8,8 +8,8 @@ have no recording in common. An episode without results is an error that names i
 `--allow_missing` is named in the summary and the report. AGG
 receives `table.{parquet,csv,json}` (one row per test: means, effect, interval, p, adjusted p, null
 floor, power note; columns of `analysis.aggregate.COLUMNS`), `rows.{parquet,csv}` (one row per
-episode and measure), `heads.json` (ranking of heads), `summary.json`, and in the shapes of an
-earlier system `multi_episode_aggregate.json` and `cf_multi_episode_aggregate.json`.
+episode and measure), `heads.{parquet,csv,json}` (ranking of heads), `summary.json`, and in the
+shapes of an earlier system `multi_episode_aggregate.json` and `cf_multi_episode_aggregate.json`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ ALLOW_MISSING = flags.DEFINE_bool(
 ALPHA = stats.ALPHA
 #: A head with less of its attention on a camera does not look at it.
 LEAST_MASS = 0.01
+#: Columns of heads.csv; `place` is that in the order of the query and camera, from 1.
+HEADS = (
+    "query", "camera", "place", "layer", "head", "normalised_entropy", "lift", "mass",
+    "rank", "rank_low", "rank_high", "units",
+)  # fmt: skip
 
 
 def main() -> dict[str, Any]:
@@ -108,6 +113,8 @@ def aggregate_runs(
     write_table(table, workdir / "table")
     ranking = rank(tables.concat(for_heads), seed, int(config["rank_resamples"]))
     app.write_json(workdir / "heads.json", ranking)
+    head_table(ranking).to_parquet(workdir / "heads.parquet", index=False)
+    head_table(ranking).to_csv(workdir / "heads.csv", index=False)
     means = tables.concat(for_seeds)
     for name, data in (
         ("multi_episode_aggregate.json", seed_json.object_aggregate(means)),
@@ -188,6 +195,18 @@ def rank(rows: Any, seed: int, resamples: int) -> dict[str, Any]:
     return out
 
 
+def head_table(ranking: Mapping[str, Any]) -> pd.DataFrame:
+    """The ranking of `rank` as one row per query, camera and head, with the columns `HEADS`."""
+    lines = [
+        dict(zip(("query", "camera"), name.rsplit("/", 1), strict=True))
+        | {"place": place, "units": of["units"]}
+        | head
+        for name, of in ranking.items()
+        for place, head in enumerate(of["heads"], 1)
+    ]
+    return pd.DataFrame(lines, columns=pd.Index(HEADS))
+
+
 def _grid(rows: Any) -> tuple[np.ndarray, list[int], list[int], list[str]]:
     """(episode, layer, head) means and the labels of its axes."""
     means = rows.groupby(["episode", "layer", "head"], observed=True)["value"].mean()
@@ -226,6 +245,7 @@ def summarise(
             "found_holm": len(found),
             "found_bh": int((rows.p_bh <= ALPHA).sum()),
             "smallest_p_holm": float(rows.p_holm.min()),
+            "null_floor": float(rows.null_floor.max()),
             "power_note": notes[0] if notes else "",
         }
     return out

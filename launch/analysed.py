@@ -142,12 +142,14 @@ def open_analyses(folders: Sequence[pathlib.Path]) -> Analyses:
     Raises:
       ConfigError: not a folder of launch.analyze, different declarations, a folder that is given
         twice, the same recording in two of them, or no finished episode.
+      InputError: episodes of a folder in different units of actions.
     """
     prefixes = _prefixes(folders)
     config = _declared(folders)
     episodes: list[AnalysedEpisode] = []
     missing: dict[str, str] = {}
     seen: dict[str, tuple[pathlib.Path, str]] = {}
+    units: dict[pathlib.Path, list[float] | None] = {}
     for folder, prefix in zip(folders, prefixes, strict=True):
         for episode in app.read_json(folder / EXPECTED)["episodes"]:
             name, place = f"{prefix}{episode}", folder / "episodes" / episode
@@ -162,6 +164,13 @@ def open_analyses(folders: Sequence[pathlib.Path]) -> Analyses:
                     f"{name} is the same recording as {known}",
                     where=folder,
                     fix="Name analyses of different runs; an episode counts once",
+                )
+            if facts["action_std"] != units.setdefault(folder, facts["action_std"]):
+                raise InputError(
+                    f"{name} was analysed in another unit of actions than the episodes before it,"
+                    " because the run has other episodes now",
+                    where=folder,
+                    fix="Run launch.analyze again",
                 )
             episodes.append(AnalysedEpisode(name, place, facts))
     if not episodes:

@@ -2,6 +2,8 @@
 
 python -m launch.attention overlay RUN --layer=17 --denoise=9 --fps=5
 python -m launch.attention overlay RUN --episodes=3 --row=0 --timesteps=0,5,10 --style=seed1
+python -m launch.attention overlay RUN --outline             # objects outlined, a frame per call
+python -m launch.attention overlay RUN --variants            # other prompts beside the own one
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from absl import flags, logging
 from PIL import Image
 
 from attn_jax.core.errors import ConfigError, EpisodeError, RecordError
-from attn_jax.data.episodes import META, read_episode
+from attn_jax.data.episodes import EPISODES as EPISODE_FOLDER
+from attn_jax.data.episodes import META, read_episode, read_meta, variants_of
 from attn_jax.probe.schema import episodes
 from attn_jax.viz import heatmap, overlays, video
 from attn_jax.viz.camera_maps import CameraMaps, EpisodeView
@@ -40,12 +43,18 @@ SCALE = flags.DEFINE_float(
 )
 FPS = flags.DEFINE_float("fps", None, "overlay: frames per second; without, as recorded, or 3.")
 FORMAT = flags.DEFINE_enum("format", "mp4", ["mp4", "webm", "mkv"], "overlay: kind of video.")
+OUTLINE = flags.DEFINE_bool("outline", False, "overlay: outline objects, over the observations.")
+VARIANTS = flags.DEFINE_bool(
+    "variants", False, "overlay: a video per camera, maps of every prompt side by side."
+)
 TIMESTEPS = flags.DEFINE_list("timesteps", [], "overlay: pictures at these steps, no video.")
 OUTPUT = flags.DEFINE_string(
     "output", None, "overlay: folder, instead of RUN/overlays.", allow_override=True
 )
 
 _CALLS_FPS = 3.0
+#: How the prompt of a variant was changed when it was not.
+NONE = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +69,8 @@ class Task:
       video: the file, or None for that of the record.
       fps: frames per second, or None for those of the video.
       suffix: of videos, with the dot.
+      outline: whether objects are outlined; then it is drawn over the observations.
+      variants: whether the maps under other prompts stand beside, in a video per camera.
     """
 
     look: Look
@@ -71,6 +82,8 @@ class Task:
     video: pathlib.Path | None = None
     fps: float | None = None
     suffix: str = ".mp4"
+    outline: bool = False
+    variants: bool = False
 
 
 def from_flags(run: pathlib.Path, cameras: Sequence[str] | None) -> dict[str, Any]:
@@ -87,6 +100,8 @@ def from_flags(run: pathlib.Path, cameras: Sequence[str] | None) -> dict[str, An
         video=pathlib.Path(VIDEO.value) if VIDEO.value else None,
         fps=FPS.value,
         suffix=f".{FORMAT.value}",
+        outline=OUTLINE.value,
+        variants=VARIANTS.value,
     )
     chosen = None if EPISODES.value is None else _numbers("episodes", EPISODES.value.split(","))
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else run / "overlays"
@@ -120,6 +135,10 @@ def overlay(
     folders = [f for f in episodes(run) if chosen is None or _number(f) in chosen]
     if not folders:
         raise RecordError(f"has no episode {', '.join(map(str, chosen or []))}", where=run)
+    if task.timesteps and (task.outline or task.variants):
+        raise ConfigError("--timesteps makes pictures; --outline and --variants are for videos")
+    if task.video is not None and (task.outline or task.variants):
+        raise ConfigError("--outline and --variants draw over observations, not over --video")
     if task.video is not None and len(folders) > 1:
         raise ConfigError("--video belongs to one episode", fix="Choose it with --episodes=0")
     written = {}
@@ -159,7 +178,11 @@ def _video(
     task: Task,
     output: pathlib.Path,
 ) -> list[pathlib.Path]:
-    source, steps, info = _video_file(folder, view, task), view.reader.env_step, view.reader.info
+    steps, info = view.reader.env_step, view.reader.info
+    if task.variants:
+        return _variants(folder, maps, task, output, steps)
+    # Where objects are is known at calls only.
+    source = None if task.outline else _video_file(folder, view, task)
     if source is not None:
         fps = task.fps or video.read_info(source).fps
         every = view.cameras(task.stream)
@@ -168,9 +191,41 @@ def _video(
         )
     else:
         fps = task.fps or _CALLS_FPS
-        images = _observations(folder).images
-        frames = overlays.on_calls(images, maps, task.look, env_step=steps)
+        episode = _observations(folder)
+        masks = episode.masks if task.outline else None
+        frames = overlays.on_calls(episode.images, maps, task.look, env_step=steps, masks=masks)
     return [video.write_video(output / f"{folder.name}{task.suffix}", frames, fps=fps)]
+
+
+def _variants(
+    folder: pathlib.Path,
+    maps: dict[str, CameraMaps],
+    task: Task,
+    output: pathlib.Path,
+    steps: Sequence[int],
+) -> list[pathlib.Path]:
+    """A video per camera: the maps of the run beside those of every other prompt."""
+    others = {}
+    for key, root in variants_of(folder.parent.parent).items():
+        path = root / EPISODE_FOLDER / folder.name
+        if (path / META).is_file() and read_meta(path)["info"].get("method", NONE) != NONE:
+            others[key] = EpisodeView.open(path)
+    if not others:
+        raise RecordError(
+            "has no run with another prompt",
+            where=folder,
+            fix="Make them by launch.evaluate --episodes --prompts",
+        )
+    images, files = _observations(folder).images, []
+    for name, own in maps.items():
+        by_prompt = {"own prompt": own} | {
+            key: view.maps(name, stream=task.stream, query=task.query, row=task.row)
+            for key, view in others.items()
+        }
+        frames = overlays.on_variants(images[name], by_prompt, task.look, env_step=steps)
+        path = output / f"{folder.name}_variants_{name}{task.suffix}"
+        files.append(video.write_video(path, frames, fps=task.fps or _CALLS_FPS))
+    return files
 
 
 def _observations(folder: pathlib.Path):

@@ -4,6 +4,8 @@ RUN/           of launch.evaluate: episodes with attention, variants, run.json
 AGG/           of launch.aggregate; without it the report shows successes and examples only
 ROLLOUTS/      of launch.evaluate --env: how long episodes took, where RUN does not know
 
+AGG alone will do, as it must where it pools several runs: then there are no examples.
+
 report = build_policy_report(load_policy_run("RUN", "AGG"))
 """
 
@@ -16,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from attn_jax.analysis.studies import FAILURE, SUCCESS, UNKNOWN, Study
-from attn_jax.core.errors import InputError
+from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.core.typing import PathLike
 from attn_jax.data import episodes
 from attn_jax.policies.recorder import read_outcome
@@ -29,28 +31,23 @@ from launch.episode_analysis import open_study
 
 
 def load_policy_run(
-    run: PathLike, aggregate: PathLike | None = None, rollouts: PathLike | None = None
+    run: PathLike | None = None,
+    aggregate: PathLike | None = None,
+    rollouts: PathLike | None = None,
 ) -> PolicyRun:
     """Reads the folders.
 
     Args:
-      run: run folder with recorded episodes.
+      run: run folder with recorded episodes; None when there is only an aggregate.
       aggregate: folder of launch.aggregate.
       rollouts: run folder of the rollouts that `run` was made from; None takes `run`.
 
     Raises:
-      InputError: a folder that is missing or damaged, or a run without episodes.
+      InputError: neither is given, a folder that is missing or damaged, a run without episodes, or
+        an aggregate of other episodes than those of the run.
     """
-    run = pathlib.Path(run)
-    names = [folder.name for folder in episodes.episodes_of(run)]
-    outcomes = [
-        _outcome(run / episodes.EPISODES / name, number, rollouts or run)
-        for number, name in enumerate(names)
-    ]
-    settings = app.read_json(run / RUN)
-    provenance = settings.get("provenance") or {}
     table = rows = None
-    summary: dict[str, Any] = {"episodes": len(names), "families": {}}
+    summary: dict[str, Any] = {}
     heads: dict[str, Any] = {}
     if aggregate is not None:
         folder = pathlib.Path(aggregate)
@@ -59,16 +56,78 @@ def load_policy_run(
             app.read_json(folder / "summary.json"),
             app.read_json(folder / "heads.json"),
         )
+        analysed = _outcomes_of(rows)
+        if run is None:
+            return PolicyRun(
+                table=table,
+                rows=rows,
+                summary=summary,
+                heads=heads,
+                outcomes=analysed,
+                facts=_facts({}, analysed),
+                provenance=app.read_json(folder / "run.json"),
+            )
+    elif run is None:
+        raise ConfigError("neither a run nor an aggregate", fix="Give --run, --aggregate or both")
+    run = pathlib.Path(run)
+    names = [folder.name for folder in episodes.episodes_of(run)]
+    outcomes = [
+        _outcome(run / episodes.EPISODES / name, number, rollouts or run)
+        for number, name in enumerate(names)
+    ]
+    if aggregate is not None:
+        _check_same(outcomes, analysed, run, pathlib.Path(aggregate))
+    settings = app.read_json(run / RUN)
+    provenance = settings.get("provenance") or {}
     return PolicyRun(
         table=table,
         rows=rows,
-        summary=summary,
+        summary=summary or {"episodes": len(names), "families": {}},
         heads=heads,
         outcomes=outcomes,
         examples=_examples(run, names, outcomes),
         facts=_facts(settings, outcomes),
         provenance={k: v for k, v in provenance.items() if k not in ("config", "model")},
     )
+
+
+def _outcomes_of(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """What became of the episodes, as far as an aggregate knows; tasks are the pooled analyses."""
+    success = {SUCCESS: True, FAILURE: False}
+    found: Any = rows.groupby("episode", observed=True)["outcome"].first()
+    out = []
+    for name, outcome in found.items():
+        analysis, _, _ = str(name).rpartition("/")
+        task = analysis or "episodes"
+        out.append(
+            {"episode": str(name), "task": task, "success": success.get(outcome), "steps": None}
+        )
+    return out
+
+
+def _check_same(
+    outcomes: list[dict[str, Any]],
+    analysed: list[dict[str, Any]],
+    run: pathlib.Path,
+    aggregate: pathlib.Path,
+) -> None:
+    """Raises ConfigError when an aggregate is of other episodes than those of the run."""
+    known = {outcome["episode"]: outcome["success"] for outcome in outcomes}
+    fix = "Give the two of one run; for an aggregate over several runs, --aggregate alone"
+    strange = [o["episode"] for o in analysed if o["episode"] not in known]
+    if strange:
+        raise ConfigError(
+            f"{len(strange)} of its episodes are not in the run {run.name!r}, {strange[0]} first",
+            where=aggregate,
+            fix=fix,
+        )
+    other = [o["episode"] for o in analysed if o["success"] is not known[o["episode"]]]
+    if other:
+        raise ConfigError(
+            f"{other[0]} ended otherwise in the run {run.name!r}: they do not belong together",
+            where=aggregate,
+            fix=fix,
+        )
 
 
 def _table(path: pathlib.Path) -> pd.DataFrame:
@@ -134,7 +193,7 @@ def _facts(settings: Mapping[str, Any], outcomes: list[dict[str, Any]]) -> dict[
     provenance = settings.get("provenance") or {}
     facts = {
         "episodes": len(outcomes),
-        "prompts": len({outcome["prompt"] for outcome in outcomes}),
+        "prompts": len({outcome["prompt"] for outcome in outcomes}) if settings else None,
         "source": provenance.get("source") or provenance.get("config", {}).get("env"),
         "checkpoint": provenance.get("checkpoint"),
         "captured": settings.get("selection"),

@@ -12,12 +12,19 @@ and over the predicted frame's patches that hold the object.
 Of a policy that was run over episodes, with what launch.aggregate found where that is given:
 
     python -m launch.report --run=RUN [--aggregate=AGG] [--rollout_run=ROLLOUTS] --output=page.html
+
+Of an aggregate over several runs:
+
+    python -m launch.report --aggregate=AGG --output=page.html
+
+Success rates also go into `page.success.csv` beside the page.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 from absl import flags
 
 from attn_jax.core.errors import ConfigError
@@ -25,7 +32,7 @@ from attn_jax.core.typing import PathLike
 from attn_jax.viz.canvas_attention import JOINS, View
 from attn_jax.viz.canvas_report import build_canvas_report
 from attn_jax.viz.canvas_run import load_canvas_run
-from attn_jax.viz.policy_report import build_policy_report
+from attn_jax.viz.policy_report import SUCCESS_COLUMNS, build_policy_report
 from attn_jax.viz.report import DEFAULT_BUDGET, write_report
 from launch import app
 from launch.policy_report import load_policy_run
@@ -50,7 +57,9 @@ _QUANTILE = flags.DEFINE_float(
     "quantile", View.quantile, "Lines below this quantile of a layer are not drawn."
 )
 _RUN = app.define_run()
-_AGGREGATE = flags.DEFINE_string("aggregate", None, "Folder of launch.aggregate over --run.")
+_AGGREGATE = flags.DEFINE_string(
+    "aggregate", None, "Folder of launch.aggregate: over --run, or alone."
+)
 _ROLLOUTS = flags.DEFINE_string(
     "rollout_run", None, "Rollouts that --run was made from, which know how long episodes took."
 )
@@ -62,7 +71,7 @@ _MAX_BYTES = flags.DEFINE_integer(
 
 def main() -> dict[str, Any]:
     """Writes the report; returns its paths, and the verdict on a canvas model."""
-    if _RUN.value:
+    if _RUN.value or _AGGREGATE.value:
         return _policy()
     for flag in (_EVALUATION, _TRAIN, _OUTPUT):
         if not flag.value:
@@ -97,8 +106,11 @@ def _policy() -> dict[str, Any]:
         raise ConfigError("--output is required", fix="Name an HTML file to write")
     report = build_policy_report(load_policy_run(_RUN.value, _AGGREGATE.value, _ROLLOUTS.value))
     page, numbers = write_report(report, _OUTPUT.value, budget=_MAX_BYTES.value)
+    rates = page.with_suffix(".success.csv")
+    success = [{"task": task, **rate} for task, rate in report.data["success"].items()]
+    pd.DataFrame(success, columns=pd.Index(("task", *SUCCESS_COLUMNS))).to_csv(rates, index=False)
     print(f"Report: {page}", flush=True)
-    return {"report": str(page), "numbers": str(numbers)}
+    return {"report": str(page), "numbers": str(numbers), "success": str(rates)}
 
 
 def write(

@@ -48,6 +48,8 @@ class Family:
       reference: of `above`: what the mean is compared with.
       floor: of `floor`: kinds of variants that make the null floor; the largest of their means is
         the floor of an episode.
+      beside: a measure of the same hypothesis whose mean over episodes stands beside every test as
+        `null_floor`; it is not tested.
       alternative: `two-sided`, `greater` or `less`.
       primary: the test whose p-values are adjusted; empty takes Welch or the t test.
     """
@@ -60,6 +62,7 @@ class Family:
     where: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     reference: float = 0.0
     floor: tuple[str, ...] = ("noise", "frame", "paraphrase")
+    beside: str = ""
     alternative: str = "two-sided"
     primary: str = ""
 
@@ -81,6 +84,23 @@ class Family:
             object.__setattr__(self, "by", ("metric", *self.by))
 
 
+@dataclasses.dataclass
+class _Means:
+    """What was kept for a family, one entry per part of the rows.
+
+    Attributes:
+      units: means per episode of what is tested.
+      floors: null floors per episode, of the kinds in `floor_kinds`.
+      floor_kinds: kinds of variants that made a floor.
+      beside: per episode, the measure that stands beside the tests.
+    """
+
+    units: list[pd.DataFrame] = dataclasses.field(default_factory=list)
+    floors: list[pd.DataFrame] = dataclasses.field(default_factory=list)
+    floor_kinds: set[str] = dataclasses.field(default_factory=set)
+    beside: list[float] = dataclasses.field(default_factory=list)
+
+
 class Reduced:
     """What families need of the episodes: their means. Rows are added part by part and not kept.
 
@@ -98,25 +118,26 @@ class Reduced:
         if len(set(names)) != len(names):
             raise ConfigError(f"family names repeat: {sorted(names)}")
         self._families = tuple(families)
-        self._units: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
-        self._floors: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
+        self._means = {name: _Means() for name in names}
 
     def add(self, rows: pd.DataFrame) -> None:
         """Adds episodes, a table with the columns of `tables.COLUMNS`."""
         for family in self._families:
-            chosen: Any = rows
-            chosen = chosen[chosen.hypothesis == family.hypothesis]
-            chosen = chosen[chosen.metric.isin(family.metrics)]
+            means = self._means[family.name]
+            of_hypothesis: Any = rows[rows.hypothesis == family.hypothesis]
+            shown = of_hypothesis[of_hypothesis.metric == family.beside]
+            means.beside += tables.mean_over(shown, ["episode"]).value.tolist()
+            chosen = of_hypothesis[of_hypothesis.metric.isin(family.metrics)]
             for column, allowed in family.where.items():
                 chosen = chosen[chosen[column].isin(list(allowed))]
             if not len(chosen):
                 continue
             if family.test == "floor":
                 is_floor = chosen.kind.isin(family.floor)
-                self._floors[family.name].append(_floors(chosen[is_floor], family))
+                means.floors.append(_floors(chosen[is_floor], family))
+                means.floor_kinds |= set(chosen.kind[is_floor])
                 chosen = chosen[~is_floor]
-            units = tables.mean_over(chosen, ["episode", "outcome", *family.by])
-            self._units[family.name].append(units)
+            means.units.append(tables.mean_over(chosen, ["episode", "outcome", *family.by]))
 
     def table(
         self,
@@ -132,17 +153,13 @@ class Reduced:
         """
         tests = []
         for family in self._families if families is None else families:
-            if not self._units[family.name]:
+            if not self._means[family.name].units:
                 raise ConfigError(
                     f"family {family.name!r} finds no rows of {family.hypothesis!r}"
                     f" with metrics {family.metrics}",
                     fix="Run launch.analyze with that hypothesis, or leave the family out",
                 )
-            units = tables.concat(self._units[family.name])
-            floors = self._floors[family.name]
-            tests += _tests(
-                units, tables.concat(floors) if floors else None, family, seed, resamples
-            )
+            tests += _tests(self._means[family.name], family, seed, resamples)
         return pd.DataFrame(tests).reindex(columns=pd.Index(COLUMNS))
 
 
@@ -164,7 +181,8 @@ def aggregate(
 
     Returns:
       One row per test, with the columns `COLUMNS`. `p` is that of the primary test, `p_holm` and
-      `p_bh` are adjusted over the family. `difference` is success - failure, the mean - reference,
+      `p_bh` are adjusted over all `family_size` tests of the family, of which `tested` have a
+      number; the others count as p = 1. `difference` is success - failure, the mean - reference,
       or the mean - floor; `ci_low`, `ci_high` are its BCa interval.
 
     Raises:
@@ -183,23 +201,28 @@ def _floors(floors: Any, family: Family) -> pd.DataFrame:
     return by_kind.groupby(["episode", *shared], observed=True)["value"].max().reset_index()
 
 
-def _tests(
-    units: Any, floors: Any, family: Family, seed: int, resamples: int
-) -> list[dict[str, Any]]:
+def _tests(means: _Means, family: Family, seed: int, resamples: int) -> list[dict[str, Any]]:
+    units: Any = tables.concat(means.units)
+    floors = tables.concat(means.floors) if means.floors else None
+    shared_facts = {
+        "null_floor": _mean(stats.finite(np.array(means.beside))),
+        "floor_kinds": ",".join(kind for kind in family.floor if kind in means.floor_kinds),
+    }
     tests = []
     for key, group in units.groupby(list(family.by), observed=True, sort=True):
         labels = dict(zip(family.by, key if isinstance(key, tuple) else (key,), strict=True))
         draw = zlib.crc32(repr((family.name, sorted(labels.items()))).encode()) ^ seed
         row = {"family": family.name, "hypothesis": family.hypothesis, "test": family.test}
-        row |= labels
+        row |= labels | shared_facts
         if family.test == "outcome":
             row |= _outcome(group, family, draw, resamples)
         else:
             row |= _single(group, labels, floors, family, draw, resamples)
         tests.append(row)
-    holm, bh = stats.adjust([row["p"] for row in tests])
-    for row, p_holm, p_bh in zip(tests, holm, bh, strict=True):
-        row |= {"p_holm": float(p_holm), "p_bh": float(p_bh), "family_size": len(tests)}
+    p = [row["p"] for row in tests]
+    sizes = {"family_size": len(tests), "tested": int(np.isfinite(p).sum())}
+    for row, p_holm, p_bh in zip(tests, *stats.adjust(p), strict=True):
+        row |= {"p_holm": float(p_holm), "p_bh": float(p_bh), **sizes}
     return tests
 
 
@@ -315,6 +338,8 @@ COLUMNS: tuple[str, ...] = (
     "mean_success",
     "mean_failure",
     "reference",
+    "null_floor",
+    "floor_kinds",
     "difference",
     "ci_low",
     "ci_high",
@@ -326,6 +351,7 @@ COLUMNS: tuple[str, ...] = (
     "p_holm",
     "p_bh",
     "family_size",
+    "tested",
     *(f"{t}_{f}" for t in ("welch", "mann_whitney", "permutation") for f in ("statistic", "p")),
     *(f"{t}_{f}" for t in ("paired_t", "wilcoxon", "sign_flip") for f in ("statistic", "p")),
     "minimal_d",

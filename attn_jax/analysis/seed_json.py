@@ -1,7 +1,9 @@
 """Results in the JSON shapes of an earlier system, so that its tools can read ours.
 
 The keys are theirs, the numbers ours: probabilities instead of scaled maps, area-weighted overlap.
-`presets` has their definitions. Keys that are ours alone stand beside theirs.
+`presets` has their definitions. Keys that are ours alone stand beside theirs. Every number is
+finite, as their readers expect: what is undefined (an object that is not in the frame) is left out,
+as they leave out an object without a mask.
 
     data = object_results(frames, "episode_00000", env_steps)
     aggregate = object_aggregate(rows)
@@ -72,6 +74,8 @@ def object_results(
     numbers: dict[str, int] = {}
     for (step, layer, name, role), values in wide.iterrows():  # type: ignore[misc]
         place = numbers.setdefault(str(name), len(numbers))
+        if not np.isfinite(values).all():
+            continue
         layers = out.setdefault(str(int(step)), {})
         metrics = layers.setdefault(f"layer_{int(layer)}", {"aggregate_metrics": {}})
         metrics["aggregate_metrics"][f"object_{place}"] = {
@@ -85,10 +89,7 @@ def object_results(
         by_metric = {m: g.value.to_numpy() for m, g in group.groupby("metric", observed=True)}
         found: dict[str, Any] = {}
         for metric, key in (("overlap", "overlap_ratio"), ("concentration",) * 2, ("iou",) * 2):
-            found |= {
-                f"{key}_mean": _nan(np.mean, by_metric[metric]),
-                f"{key}_std": _nan(np.std, by_metric[metric]),
-            }
+            found |= _moments(by_metric[metric], f"{key}_")
         known = np.isfinite(by_metric["overlap"])
         statistics[str(int(layer))] = found | {"n_samples": int(known.sum())}  # type: ignore[arg-type]
     return {
@@ -117,6 +118,8 @@ def counterfactual_results(
         values = {
             SHIFT_KEYS[str(m)]: float(v) for m, v in zip(group.metric, group.value, strict=True)
         }
+        if not np.isfinite(group.value).all():
+            continue
         layers = out.setdefault(str(int(step)), {})
         layers.setdefault(f"layer_{int(layer)}", {})[str(key)] = {
             "prompt": prompts.get(str(key), ""),
@@ -125,8 +128,7 @@ def counterfactual_results(
     for (layer, key), group in rows.groupby(["layer", "variant"], observed=True, sort=False):
         found: dict[str, Any] = {}
         for metric, name in SHIFT_KEYS.items():
-            values_ = group.value[group.metric == metric].to_numpy()
-            found |= {f"{name}_mean": _nan(np.mean, values_), f"{name}_std": _nan(np.std, values_)}
+            found |= _moments(group.value[group.metric == metric].to_numpy(), f"{name}_")
         found["n_samples"] = int((group.metric == "l2").sum())
         statistics.setdefault(str(int(layer)), {})[str(key)] = found
     return {
@@ -204,14 +206,16 @@ def _by_outcome(rows: Any, names: Mapping[str, str]) -> dict[str, Any]:
             values = one[np.isfinite(one)].to_numpy()
             out[outcome][name] = {
                 "values": values.tolist(),
-                "mean": _nan(np.mean, values),
-                "std": _nan(np.std, values),
+                **_moments(values),
                 "count": len(values),
             }
     return out
 
 
-def _nan(function: Any, values: Any) -> float:
+def _moments(values: Any, prefix: str = "") -> dict[str, float]:
+    """Mean and standard deviation (ddof 0) of the finite values; nothing where there is none."""
     known = np.asarray(values, np.float64)
     known = known[np.isfinite(known)]
-    return float(function(known)) if len(known) else float("nan")
+    if not len(known):
+        return {}
+    return {f"{prefix}mean": float(known.mean()), f"{prefix}std": float(known.std())}

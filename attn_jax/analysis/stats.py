@@ -307,14 +307,16 @@ def bca_interval(
 def adjust(p: Sequence[float] | Sample) -> tuple[Sample, Sample]:
     """p-values adjusted over one family: (Holm, Benjamini-Hochberg), NaN where p is NaN.
 
-    Tests without a p-value are not part of the family.
+    The family is what was declared, so a test without a p-value counts as one that found nothing
+    (p = 1): were it left out, the others would be adjusted over a number that the data chose.
     """
     exact = np.asarray(p, np.float64)
-    known = np.isfinite(exact)
     holm, bh = np.full(exact.shape, np.nan), np.full(exact.shape, np.nan)
+    known = np.isfinite(exact)
     if known.any():
-        holm[known] = _holm(exact[known])
-        bh[known] = scipy.stats.false_discovery_control(exact[known], method="bh")
+        counted = np.where(known, exact, 1.0)
+        holm[known] = _holm(counted)[known]
+        bh[known] = scipy.stats.false_discovery_control(counted, method="bh")[known]
     return holm, bh
 
 

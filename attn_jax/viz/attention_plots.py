@@ -187,15 +187,22 @@ def attention_matrix(
 
 
 def action_budget(
-    masses: Float[NumpyArray, "H g"], names: Sequence[str], *, title: str = ""
+    masses: Float[NumpyArray, "H g"],
+    names: Sequence[str],
+    *,
+    title: str = "",
+    x_label: str = "action of the chunk",
+    places: Sequence[int] = (),
 ) -> Figure:
-    """Stacked shares of attention per action of a chunk, by token group.
+    """Stacked shares of attention per action of a chunk (or per layer), by token group.
 
     Args:
       masses: (action, group) mass on each group; what is missing to 1 stays white, and groups
         without any mass are left out.
       names: of the groups.
       title: words above the figure.
+      x_label: what the rows of `masses` are.
+      places: number of each row; empty counts from 0.
 
     Raises:
       ConfigError: when names and groups differ in number.
@@ -204,7 +211,7 @@ def action_budget(
         raise ConfigError(f"{len(names)} names for {masses.shape[1]} groups")
     figure = style.new_figure(style.PAGE_WIDTH_IN, 3.2)
     axes = style.tidy(figure.add_axes((0.08, 0.16, 0.68, 0.72)))
-    places = np.arange(len(masses))
+    at = np.arange(len(masses))
     below = np.zeros(len(masses))
     for number, name in enumerate(names):
         share = masses[:, number].astype(np.float64)
@@ -212,11 +219,13 @@ def action_budget(
             continue  # padding or a dummy camera
         hue = style.colour_of(number)
         hatch = "//" if number >= len(style.PALETTE) else None  # colours repeat, this does not
-        axes.bar(places, share, 0.92, below, color=hue, label=name, hatch=hatch, lw=0)
+        axes.bar(at, share, 0.92, below, color=hue, label=name, hatch=hatch, lw=0)
         below = below + share
     axes.set_ylim(0, 1)
     axes.set_xlim(-0.6, len(masses) - 0.4)
-    axes.set_xlabel("action of the chunk")
+    if len(places):
+        axes.set_xticks(at, [str(place) for place in places])
+    axes.set_xlabel(x_label)
     axes.set_ylabel("share of attention")
     axes.set_title(title, fontsize=style.FONT_PT)
     handles, labels = axes.get_legend_handles_labels()

@@ -73,6 +73,22 @@ class CameraMaps:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class ActionMasses:
+    """Shares of attention of every query of a group on every key group.
+
+    Attributes:
+      names: of the key groups.
+      values: (query, group) float64, mean over calls and heads.
+      layer, denoise: of which layer and denoising step.
+    """
+
+    names: tuple[str, ...]
+    values: Float[NumpyArray, "q g"]
+    layer: int
+    denoise: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class EpisodeView:
     """A record and, by name, its cameras.
 
@@ -134,6 +150,24 @@ class EpisodeView:
         return CameraMaps(
             camera, values, record.layers, record.heads, record.denoise, _input_size(group)
         )
+
+    def masses(self, *, stream: str = "suffix", query: str = "action") -> ActionMasses | None:
+        """Masses of every query of a group, last layer and step; None where none were recorded.
+
+        Raises:
+          LayoutError: no such query group.
+        """
+        name = f"{stream}.group_mass"
+        if name not in self.reader.names:
+            return None
+        record = self.reader.record(name)
+        wanted = record.layout.group(query).indices
+        rows = np.flatnonzero(np.isin(record.layout.axis_tokens("query"), wanted))
+        if not len(rows) or record.query_names:
+            return None
+        calls = [call[-1, -1][:, rows].astype(np.float64) for call in reduce.calls(record)]
+        mean = np.mean(calls, axis=(0, 1))  # over calls and heads
+        return ActionMasses(record.key_names, mean, record.layers[-1], record.denoise[-1])
 
     def _best(self, stream: str, group: str | None) -> AttentionRecord:
         """The smallest record of a stream that has image keys and, if named, a query group."""

@@ -19,9 +19,12 @@ from matplotlib.figure import Figure
 
 from attn_jax.core.errors import ConfigError
 from attn_jax.viz import style
+from attn_jax.viz.metric_names import metric, query_words
 
 ALPHA = 0.05
 MOST_EFFECTS = 24
+#: The outline of fewer episodes would show the smoothing, not the episodes.
+FEWEST_FOR_VIOLIN = 6
 OUTCOME_COLOURS = {
     "success": style.PALETTE[0],
     "failure": style.PALETTE[1],
@@ -31,12 +34,15 @@ _ROW_IN = 0.24
 
 
 def label_of(row: Any, columns: Sequence[str]) -> str:
-    """What distinguishes a test, in words: `lift, action, layer 3, camera wrist`."""
+    """What distinguishes a test, in words: `lift, actions, layer 3, wrist camera`."""
     words = []
     for column in columns:
         value = row[column]
-        if isinstance(value, str):
-            words += [value] if value else []
+        if column == "metric":
+            words.append(metric(str(value)).label)
+        elif isinstance(value, str):
+            named = {"query": query_words(value), "camera": f"{value} camera"}
+            words += [named.get(column, value)] if value else []
         elif np.isfinite(value) and int(value) >= 0:
             words.append(f"{column} {int(value)}")
     return ", ".join(words)
@@ -63,7 +69,9 @@ def effects(table: Any, *, labels: Sequence[str], x_label: str, title: str = "")
         raise ConfigError("no test of this family has a number to draw")
     height = 0.75 + _ROW_IN * len(rows) + (0.25 if title else 0.0)
     figure = style.new_figure(style.PAGE_WIDTH_IN, height)
-    axes = figure.add_axes((0.36, 0.5 / height, 0.61, _ROW_IN * len(rows) / height))
+    # At most 0.075 in a letter, so that labels neither run off the page nor leave it empty.
+    left = min(0.66, 0.03 + 0.075 * max(len(label) for label, _ in rows) / style.PAGE_WIDTH_IN)
+    axes = figure.add_axes((left, 0.5 / height, 0.97 - left, _ROW_IN * len(rows) / height))
     style.tidy(axes)
     axes.axvline(0.0, color=style.INK, lw=0.8)
     for place, (_, row) in enumerate(rows):
@@ -86,6 +94,38 @@ def effects(table: Any, *, labels: Sequence[str], x_label: str, title: str = "")
     return figure
 
 
+def layer_means(rows: Any, split: str) -> list[dict[str, Any]]:
+    """What `by_layer` and `bars_by_layer` draw: means over episodes, one entry per curve.
+
+    Args:
+      rows: table with `episode`, `layer`, `camera`, `value` and the column `split`.
+      split: column whose values get curves of their own.
+
+    Returns:
+      `camera`, `name` (value of `split`), `episodes`, and lists by layer: `layer`, `mean`, and
+      `half_width`, 1.96 standard errors.
+    """
+    rows = rows[np.isfinite(rows.value)]
+    out = []
+    for camera in sorted(map(str, rows.camera.unique())):
+        for name in sorted(map(str, rows[split].unique()), reverse=True):
+            chosen = rows[(rows.camera == camera) & (rows[split] == name)]
+            if not len(chosen):
+                continue
+            wide = chosen.groupby(["episode", "layer"], observed=True).value.mean().unstack("layer")
+            out.append(
+                {
+                    "camera": camera,
+                    "name": name,
+                    "episodes": len(wide),
+                    "layer": [int(layer) for layer in wide.columns],
+                    "mean": wide.mean().tolist(),
+                    "half_width": (1.96 * wide.sem().fillna(0.0)).tolist(),
+                }
+            )
+    return out
+
+
 def by_layer(
     rows: Any, *, split: str, y_label: str, level: float | None = None, level_name: str = ""
 ) -> Figure:
@@ -101,29 +141,25 @@ def by_layer(
     Raises:
       ConfigError: no finite value.
     """
-    rows = rows[np.isfinite(rows.value)]
-    if not len(rows):
+    curves = layer_means(rows, split)
+    if not curves:
         raise ConfigError(f"no value of {y_label} to draw")
-    cameras = sorted(map(str, rows.camera.unique()))
-    names = sorted(map(str, rows[split].unique()), reverse=True)
+    cameras = list(dict.fromkeys(curve["camera"] for curve in curves))
+    names = sorted({curve["name"] for curve in curves}, reverse=True)
     figure = style.new_figure(style.PAGE_WIDTH_IN, 3.0)
     first = None
     for number, camera in enumerate(cameras):
         axes = style.tidy(figure.add_subplot(1, len(cameras), number + 1, sharey=first))
         first = first or axes
-        for hue, name in enumerate(names):
-            chosen = rows[(rows.camera == camera) & (rows[split] == name)]
-            if not len(chosen):
-                continue
-            wide = chosen.groupby(["episode", "layer"], observed=True).value.mean().unstack("layer")
-            mean = wide.mean().to_numpy(np.float64)
-            error = wide.sem().fillna(0.0).to_numpy(np.float64)
-            layers = [int(layer) for layer in wide.columns]
-            axes.errorbar(
-                layers, mean, 1.96 * error, fmt="o-", ms=4, lw=1.6, capsize=2,
-                color=style.colour_of(hue), label=name or "all",
-            )  # fmt: skip
-            axes.set_xticks(layers)
+        for curve in curves:
+            if curve["camera"] == camera:
+                axes.errorbar(
+                    curve["layer"], np.array(curve["mean"]), np.array(curve["half_width"]),
+                    fmt="o-", ms=4, lw=1.6, capsize=2,
+                    color=style.colour_of(names.index(curve["name"])),
+                    label=curve["name"] or "all",
+                )  # fmt: skip
+                axes.set_xticks(curve["layer"])
         if level is not None:
             axes.axhline(level, color=style.INK, lw=0.9, ls="--", label=level_name or None)
         axes.set_xlabel("layer")
@@ -138,8 +174,63 @@ def by_layer(
     return figure
 
 
+def bars_by_layer(measures: Mapping[str, Any]) -> Figure:
+    """Bars of means by layer and outcome: a row of panels per measure, a column per camera.
+
+    Args:
+      measures: name of the measure -> rows with `episode`, `outcome`, `layer`, `camera`, `value`.
+        Non-finite values are left out; whiskers are 1.96 standard errors over episodes.
+
+    Raises:
+      ConfigError: no finite value.
+    """
+    drawn = {name: layer_means(rows, "outcome") for name, rows in measures.items()}
+    drawn = {name: bars for name, bars in drawn.items() if bars}
+    if not drawn:
+        raise ConfigError("no episode has a value of these measures")
+    everything = [bar for bars in drawn.values() for bar in bars]
+    cameras = list(dict.fromkeys(bar["camera"] for bar in everything))
+    outcomes = [o for o in OUTCOME_COLOURS if o in {bar["name"] for bar in everything}]
+    height = 0.75 + 1.75 * len(drawn)
+    figure = style.new_figure(style.PAGE_WIDTH_IN, height)
+    grid = figure.add_gridspec(
+        len(drawn), len(cameras), left=0.1, right=0.86, top=1 - 0.3 / height,
+        bottom=0.45 / height, wspace=0.1, hspace=0.18,
+    )  # fmt: skip
+    width = 0.8 / len(outcomes)
+    for row, (name, bars) in enumerate(drawn.items()):
+        first = None
+        for column, camera in enumerate(cameras):
+            axes = style.tidy(figure.add_subplot(grid[row, column], sharey=first))
+            first = first or axes
+            axes.grid(False, axis="x")
+            for bar in bars:
+                if bar["camera"] != camera or bar["name"] not in outcomes:
+                    continue
+                place = outcomes.index(bar["name"])
+                axes.bar(
+                    np.array(bar["layer"]) + (place - (len(outcomes) - 1) / 2) * width,
+                    bar["mean"], 0.92 * width, yerr=bar["half_width"], capsize=2,
+                    color=OUTCOME_COLOURS[bar["name"]], ecolor=style.INK,
+                    error_kw={"lw": 0.8}, label=f"{bar['name']}\nn = {bar['episodes']}",
+                )  # fmt: skip
+                axes.set_xticks(bar["layer"])
+            axes.tick_params(labelleft=not column, labelbottom=row == len(drawn) - 1)
+            if row == 0:
+                axes.set_title(f"camera {camera}", fontsize=style.FONT_PT)
+            if row == len(drawn) - 1:
+                axes.set_xlabel("layer")
+            if column == 0:
+                axes.set_ylabel(name)
+        if first is not None and all(value >= 0 for bar in bars for value in bar["mean"]):
+            first.set_ylim(bottom=0)  # a whisker of few episodes goes below what can be
+    handles, words = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, words, fontsize=style.SMALL_PT, frameon=False, loc="center right")
+    return figure
+
+
 def by_outcome(measures: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """A violin per outcome for every measure, with a point for every episode and the mean.
+    """A point for every episode and the mean, and where there are enough of them a violin.
 
     Args:
       measures: measure -> outcome -> a value per episode. Non-finite values are left out.
@@ -161,7 +252,7 @@ def by_outcome(measures: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
         axes.grid(False, axis="x")
         for place, (outcome, values) in enumerate(groups.items()):
             colour = OUTCOME_COLOURS.get(outcome, style.colour_of(place))
-            if len(values) > 2 and np.ptp(values) > 0:
+            if len(values) >= FEWEST_FOR_VIOLIN and np.ptp(values) > 0:
                 bodies: Any = axes.violinplot(values, [place], widths=0.8, showextrema=False)
                 for body in bodies["bodies"]:
                     body.set(facecolor=colour, alpha=0.25)

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from attn_jax.core.errors import ConfigError, RecordError
-from attn_jax.core.typing import Float, NumpyArray, UInt8
+from attn_jax.core.typing import Bool, Float, NumpyArray, UInt8
 from attn_jax.viz import heatmap
 from attn_jax.viz.attention_panels import draw
 from attn_jax.viz.camera_maps import CameraMaps
@@ -166,6 +166,7 @@ def on_calls(
     look: Look,
     *,
     env_step: Sequence[int],
+    masks: Mapping[str, Bool[NumpyArray, "_ _ _ _"]] | None = None,
     height_px: int = 240,
 ) -> Iterator[Picture]:
     """Yields one frame per call: the cameras side by side with their maps, under a title.
@@ -175,6 +176,7 @@ def on_calls(
       maps: camera -> maps.
       look: what to draw.
       env_step: step of every call.
+      masks: camera -> (call, object, h, w), objects to outline.
       height_px: height that every camera is scaled to, pixels.
 
     Raises:
@@ -195,13 +197,39 @@ def on_calls(
         row: list[np.ndarray] = []
         for name, one in drawn.items():
             picture = _scaled(images[name][call], height_px)
-            row += [
-                _over(picture, one, call, look),
-                np.full((height_px, _GAP_PX, 3), 255, np.uint8),
-            ]
+            panel = _over(picture, one, call, look)
+            for mask in (masks or {}).get(name, ())[call : call + 1]:
+                for item in mask:
+                    size = panel.shape[1], height_px
+                    large = Image.fromarray(item).resize(size, Image.Resampling.NEAREST)
+                    panel = heatmap.contours(panel, np.asarray(large), width=2)
+            row += [panel, np.full((height_px, _GAP_PX, 3), 255, np.uint8)]
         yield titled(
             np.concatenate(row[:-1], axis=1), _title(step, call, env_step, maps, look, drawn)
         )
+
+
+def on_variants(
+    images: UInt8[NumpyArray, "_ _ _ 3"],
+    maps: Mapping[str, CameraMaps],
+    look: Look,
+    *,
+    env_step: Sequence[int],
+) -> Iterator[Picture]:
+    """Yields one frame per call: the maps of one camera under every prompt, all on one scale.
+
+    Args:
+      images: (call, h, w, 3) what the camera saw.
+      maps: key of the prompt -> its maps.
+      look: what to draw; without a scale, the largest that the prompts take alone.
+      env_step: step of every call.
+
+    Raises:
+      RecordError: the prompts differ in their calls.
+    """
+    scale = max(_drawn(one, look).scale for one in maps.values())
+    shared = dataclasses.replace(look, scale=scale)
+    yield from on_calls(dict.fromkeys(maps, images), maps, shared, env_step=env_step)
 
 
 def timestep_panel(

@@ -184,23 +184,24 @@ def error_by_horizon(
 
 @dataclasses.dataclass(frozen=True)
 class HeadTable:
-    """One number per layer and head.
+    """One number per layer and head, or per layer and anything else that has a name.
 
     Attributes:
       values: (layer, head).
       layers: layer number of each row.
-      heads: head number of each column; empty when heads were averaged.
+      heads: number or name of each column; empty when heads were averaged.
     """
 
     values: Float[NumpyArray, "l h"]
     layers: Sequence[int]
-    heads: Sequence[int]
+    heads: Sequence[int | str]
 
 
 def layer_head_matrix(
     tables: Mapping[str, HeadTable],
     *,
     label: str,
+    x_label: str = "head",
     reference: float | None = None,
     number_format: str = "{:.2f}",
 ) -> Figure:
@@ -209,6 +210,7 @@ def layer_head_matrix(
     Args:
       tables: title -> table; all share one colour scale that starts at 0.
       label: what the number is, written at the colour bar.
+      x_label: what the columns are.
       reference: level to mark on the colour bar, for example what chance gives.
       number_format: format of the number in a cell.
 
@@ -221,10 +223,14 @@ def layer_head_matrix(
     top = max([float(v.max()) for v in finite if v.size] + [reference or 0.0]) or 1.0
     deepest = max(len(table.layers) for table in tables.values())
     columns = [table.values.shape[1] for table in tables.values()]
-    height = max(2.1, 0.34 * deepest + 1.0)
+    named = max(len(str(head)) for table in tables.values() for head in (*table.heads, ""))
+    slanted = 0.06 * named if named > 3 else 0.0  # room for names below the columns, inches
+    height = max(2.1, 0.34 * deepest + 1.0) + slanted
+    # Words in cells need 0.3 in; where there are more columns the colours alone tell.
+    written = 0.31 * sum(columns) <= 0.78 * style.PAGE_WIDTH_IN
     width = min(style.PAGE_WIDTH_IN, 0.62 * sum(columns) + 0.6 * len(tables) + 1.3)
     figure = style.new_figure(max(width, 4.5), height)
-    bottom, top_in = 0.5 / height, 0.32 / height
+    bottom, top_in = (0.5 + slanted) / height, 0.32 / height
     grid = figure.add_gridspec(
         1,
         len(tables),
@@ -238,17 +244,20 @@ def layer_head_matrix(
     for number, (title, table) in enumerate(tables.items()):
         axes = style.tidy(figure.add_subplot(grid[number]))
         axes.grid(False)
+        axes.set_facecolor(style.FAINT)
         axes.imshow(table.values, cmap=heatmap.SEQUENTIAL, vmin=0.0, vmax=top, aspect="auto")
-        for (row, column), value in np.ndenumerate(table.values):
-            shade = "black" if value > 0.6 * top else "white"
+        for (row, column), value in np.ndenumerate(table.values if written else np.zeros((0, 0))):
+            shade = "white" if value <= 0.6 * top else "black"  # black for NaN, on grey
             text = number_format.format(value) if np.isfinite(value) else "n/a"
             axes.text(
                 column, row, text, ha="center", va="center", color=shade, fontsize=style.SMALL_PT
             )
         names = [str(head) for head in table.heads] or ["mean"]
         axes.set_xticks(range(len(names)), names)
+        if slanted:
+            axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
         axes.set_yticks(range(len(table.layers)), [str(layer) for layer in table.layers])
-        axes.set_xlabel("head")
+        axes.set_xlabel(x_label)
         axes.set_title(title, fontsize=style.FONT_PT)
         if number == 0:
             axes.set_ylabel("layer")

@@ -1,7 +1,9 @@
 """Example episodes of a policy report: what it saw, where it looked, what other words change.
 
 Maps are the attention of action queries, mean over heads, of the last recorded layer and denoising
-step. Axis names: c calls, o objects, h w pixels, gh gw patch grid.
+step. The twin of the report says where in the record the maps of a picture are.
+
+Axis names: c calls, o objects, h w pixels, gh gw patch grid.
 
     sections(examples)                       # a Section per episode
 """
@@ -10,12 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from attn_jax.core.errors import LayoutError, RecordError
 from attn_jax.core.typing import Bool, NumpyArray, UInt8
-from attn_jax.viz import attention_panels, style
+from attn_jax.viz import attention_panels, attention_plots, style
 from attn_jax.viz.camera_maps import CameraMaps, EpisodeView
 from attn_jax.viz.report import Block, Picture, Section, Text
 
@@ -74,7 +78,33 @@ def blocks(example: Example, number: int, *, full: bool) -> tuple[Block, ...]:
             out.append(Text(f"Camera {camera}: {error.what}."))
             continue
         out += _of_camera(example, f"{number}-{camera}", camera, pictures, maps, full=full)
+    if full:
+        out += _budget(example, number)
     return tuple(out)
+
+
+def _budget(example: Example, number: int) -> list[Block]:
+    """What every action of the chunk spends its attention on, where masses were recorded."""
+    found = example.view.masses(query=QUERY)
+    if found is None:
+        return []
+    where = f"layer {found.layer}, denoising step {found.denoise}"
+    figure = attention_plots.action_budget(found.values, found.names)
+    return [
+        Picture(
+            f"budget-{number}",
+            style.to_rgb(figure),
+            "Shares of attention of every action of the chunk on each group of tokens.",
+            f"What every action of the chunk spends its attention on ({where}), mean over calls "
+            "and heads.",
+            {
+                "episode": example.name,
+                "layer": found.layer,
+                "denoise": found.denoise,
+                "shares": dict(zip(found.names, found.values.T.tolist(), strict=True)),
+            },
+        )
+    ]
 
 
 def _of_camera(
@@ -92,11 +122,15 @@ def _of_camera(
     size, chosen = maps.input_size, maps.at()
     call = len(chosen) // 2
     at = f"camera {camera}, environment step {example.steps[call]}"
+    record = {"episode": example.name, "stream": "suffix", "query": QUERY, "camera": camera}
+    steps = [int(step) for step in example.steps]
+    last = {"layer": maps.layers[-1], "denoise": maps.denoise[-1], "env_step": steps[call]}
     out: list[Block] = []
 
-    def add(kind: str, figure: object, alt: str, caption: str) -> None:
-        pixels = style.to_rgb(figure)  # pyright: ignore[reportArgumentType]
-        out.append(Picture(f"{kind}-{name}".replace("_", "-"), pixels, alt, caption))
+    def add(kind: str, figure: Figure, alt: str, caption: str, **drawn: Any) -> None:
+        key = f"{kind}-{name}".replace("_", "-")
+        data = {"maps_of": record | last | drawn}
+        out.append(Picture(key, style.to_rgb(figure), alt, caption, data))
 
     if camera in example.masks:
         large = example.masks[camera][call].repeat(times, 1).repeat(times, 2)
@@ -111,7 +145,7 @@ def _of_camera(
     )
     add(
         "time", figure, f"What camera {camera} saw and where the actions looked, call by call.",
-        f"Calls of the episode, camera {camera}; all maps on one scale.",
+        f"Calls of the episode, camera {camera}; all maps on one scale.", env_step=steps,
     )  # fmt: skip
     if example.others:
         # The first call: later, the way that was gone tells the goal and words say less.
@@ -126,6 +160,15 @@ def _of_camera(
         add(
             "words", figure, f"What other prompts change in the attention, {first}.",
             f"The same frame and noise under other words ({where}), {first}.",
+            env_step=steps[0], variants=[*example.others],
+        )  # fmt: skip
+        figure = attention_panels.prompt_comparison(
+            pictures[0], changed, input_size=size, prompts=words
+        )
+        add(
+            "prompts", figure, f"Attention under every prompt, {first}.",
+            f"The maps behind these differences, on one scale ({where}), {first}.",
+            env_step=steps[0], variants=[*example.others],
         )  # fmt: skip
     if full:
         atlas = maps.values[call, -1]
@@ -135,14 +178,16 @@ def _of_camera(
         add(
             "heads", figure, f"Attention of every recorded layer and head, {at}.",
             f"Layers and heads, last denoising step, {at}; every map on its own scale.",
+            layer=maps.layers, head=maps.heads,
         )  # fmt: skip
         if len(maps.denoise) > 1:
-            steps = np.stack([maps.at(denoise=step)[call] for step in maps.denoise])
+            along = np.stack([maps.at(denoise=step)[call] for step in maps.denoise])
             figure = attention_panels.denoising_strip(
-                pictures[call], steps, maps.denoise, input_size=size
+                pictures[call], along, maps.denoise, input_size=size
             )
             add(
                 "denoising", figure, f"Attention at every denoising step, {at}.",
                 f"From noise (first) to the action (last), layer {maps.layers[-1]}, {at}.",
+                denoise=maps.denoise,
             )  # fmt: skip
     return out

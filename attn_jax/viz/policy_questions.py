@@ -1,11 +1,13 @@
 """What each family of tests asks, in the words of a reader.
 
 question("target_lift").title        # Does attention lie on the object that the prompt names?
+read("prompt_moves_attention", ("noise", "frame"))      # ... that other noise or the next frame ...
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Question:
     Attributes:
       title: the question.
       effect: what the difference is, with its unit.
-      reading: how a row is read.
+      reading: how a row is read; `{floor}` stands for what makes the null floor, see `read`.
     """
 
     title: str
@@ -33,33 +35,34 @@ QUESTIONS: dict[str, Question] = {
     "objects_by_outcome": Question(
         "Does attention on the target differ between success and failure?",
         "success minus failure",
-        "Overlap is the share of attention on the target, concentration its mean over the largest "
-        "patches, IoU compares the hottest patches with the target.",
+        "Overlap is the share of attention on the target. Concentration is the mean attention of a "
+        "patch of the target over that of a patch outside: 1 is looking everywhere alike. IoU "
+        "compares the hottest patches with the target.",
     ),
     "prompt_moves_first_attention": Question(
         "Does another prompt move the attention of the first prediction?",
         "change minus null floor",
         "Of the first prediction of every episode alone: that is where a prompt decides which way "
-        "to go. A change counts only where it exceeds the largest change that other noise, a "
-        "paraphrase or the next frame makes there.",
+        "to go. A change counts only where it exceeds the largest change that {floor} makes there.",
     ),
     "prompt_moves_first_actions": Question(
         "Does another prompt change the first actions?",
         "change minus null floor, standard deviations",
-        "Distance of the first action chunk, in standard deviations of the actions of the run.",
+        "Distance of the first action chunk, in standard deviations of the actions of the run, "
+        "against the largest that {floor} makes.",
     ),
     "prompt_moves_attention": Question(
         "Does another prompt move attention more than other noise or the next frame do?",
         "change minus null floor",
-        "A change counts only where it exceeds the largest change that other noise, a paraphrase "
-        "or the next frame makes in the same episode.",
+        "A change counts only where it exceeds the largest change that {floor} makes in the same "
+        "episode.",
     ),
     "prompt_moves_actions": Question(
         "Does another prompt change the actions more than other noise does?",
         "change minus null floor, standard deviations",
         "Distance of the action chunks, in standard deviations of the actions of the run, mean "
-        "over its frames. Once a policy is on its way, another prompt has less to say: see the "
-        "first prediction.",
+        "over its frames, against the largest that {floor} makes. Once a policy is on its way, "
+        "another prompt has less to say: see the first prediction.",
     ),
     "attention_drifts": Question(
         "Does attention on the target drift along the chunk and the denoising steps?",
@@ -83,14 +86,16 @@ QUESTIONS: dict[str, Question] = {
     ),
     "stability_by_outcome": Question(
         "Is attention steadier from frame to frame in successes?",
-        "correlation, success minus failure",
-        "Correlation of the map with that of the next call.",
+        "steadiness, success minus failure",
+        "1 minus the mean Jensen-Shannon divergence of the maps of consecutive calls: 1 is a map "
+        "that never changes.",
     ),
     "fidelity": Question(
         "Do the patches with much attention matter for the actions?",
         "fidelity",
         "Patches with much attention, and a control set of the same shape, are hidden. Fidelity "
-        "compares how far the actions move: above 0 the attended patches matter more.",
+        "compares how far the actions move: above 0 the attended patches matter more. The null "
+        "floor is how far other noise moves them with nothing hidden, in the same unit.",
     ),
     "turning_loses_objects": Question(
         "Does attention stay on objects when the picture is turned?",
@@ -126,7 +131,18 @@ QUESTIONS: dict[str, Question] = {
 }
 
 
+#: Kinds of variants that make a null floor, in words.
+FLOORS = {"noise": "other noise", "paraphrase": "a paraphrase", "frame": "the next frame"}
+
+
 def question(family: str) -> Question:
     """The question of a family; one that is not known asks by its name."""
     words = family.replace("_", " ")
     return QUESTIONS.get(family, Question(words.capitalize(), "difference", ""))
+
+
+def read(family: str, floors: Sequence[str]) -> str:
+    """How a row of the family is read, where variants of these kinds made its null floor."""
+    named = [FLOORS.get(kind, kind) for kind in floors]
+    *first, last = named or ["nothing (no run for a floor was made)"]
+    return question(family).reading.format(floor=f"{', '.join(first)} or {last}" if first else last)

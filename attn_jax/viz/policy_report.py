@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from attn_jax.viz import effect_plots, policy_examples, style
+from attn_jax.viz import effect_plots, policy_examples, policy_figures, style
+from attn_jax.viz.metric_names import metric
 from attn_jax.viz.policy_examples import Example
-from attn_jax.viz.policy_questions import QUESTIONS, question
+from attn_jax.viz.policy_questions import QUESTIONS, question, read
 from attn_jax.viz.report import (
     Block,
     Definitions,
@@ -27,12 +28,25 @@ from attn_jax.viz.report import (
     Section,
     Table,
     Text,
-    format_number,
     plain,
+    span,
 )
 
 MOST_ROWS = 12
 ALPHA = effect_plots.ALPHA
+#: What is known of the success of a task.
+SUCCESS_COLUMNS = ("episodes", "successes", "rate", "low", "high", "median_steps")
+#: What the plot of effects shows of a test.
+_DRAWN = ("difference", "ci_low", "ci_high", "p_holm")
+#: Primary tests in words.
+_TESTS = {
+    "welch": "Welch's t test",
+    "mann_whitney": "Mann-Whitney test",
+    "permutation": "permutation of outcomes",
+    "paired_t": "t test over episodes",
+    "wilcoxon": "Wilcoxon signed-rank test",
+    "sign_flip": "permutation of signs",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,11 +81,15 @@ def build_policy_report(run: PolicyRun) -> Report:
     sections.append(Section("success", "How well does it do?", success_blocks(run)))
     sections += policy_examples.sections(run.examples)
     if analysed:
-        sections.append(Section("focus", "Where attention goes, by layer", focus_blocks(run)))
+        sections.append(
+            Section(
+                "focus", "Where attention goes, by layer", policy_figures.focus_blocks(run.rows)
+            )
+        )
         for name in families(run):
             blocks = family_blocks(run, name)
             sections.append(Section(name.replace("_", "-"), question(name).title, blocks))
-        sections.append(Section("heads", "Heads", head_blocks(run)))
+        sections.append(Section("heads", "Heads", policy_figures.head_blocks(run.heads)))
     sections += [
         Section("set-up", "Set-up", (Definitions(tuple(run.facts.items())),)),
         Section("provenance", "Provenance", (Definitions(tuple(_flat(run.provenance))),)),
@@ -85,6 +103,8 @@ def build_policy_report(run: PolicyRun) -> Report:
         "provenance": run.provenance,
     }
     lead = f"{run.summary['episodes']} episodes"
+    if analysed and run.summary["episodes"] != len(run.outcomes):
+        lead = f"{run.summary['episodes']} of {len(run.outcomes)} episodes were analysed"
     if analysed:
         lead += (
             "; every test takes an episode as one observation, and p-values are adjusted by Holm "
@@ -131,14 +151,17 @@ def answer_blocks(run: PolicyRun) -> tuple[Block, ...]:
         "question", "tests that hold", "clearest test", "episodes", "difference",
         "95 % interval", "adjusted p",
     )  # fmt: skip
-    left_out = [f"{name}: {reason}" for name, reason in run.summary.get("left_out", {}).items()]
+    left_out = [
+        f"{question(name).title} ({reason})"
+        for name, reason in run.summary.get("left_out", {}).items()
+    ]
     blocks: list[Block] = [Table(caption, columns, tuple(rows))]
     blocks += [
         Text(f"Not shown, and not refuted either ({note}): {' '.join(titles)}")
         for note, titles in open_questions.items()
     ]
     if left_out:
-        blocks.append(Text(("Not asked of this run: " + "; ".join(left_out) + ".",)))
+        blocks.append(Text(f"Not asked of this run: {' '.join(left_out)}"))
     if missing := run.summary.get("missing"):
         blocks.append(
             Text(f"Episodes without results, which no test counts: {', '.join(missing)}.")
@@ -206,63 +229,22 @@ def success_blocks(run: PolicyRun) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def focus_blocks(run: PolicyRun) -> tuple[Block, ...]:
-    """Lift on target and distractors by layer, and measures by outcome."""
-    blocks: list[Block] = []
-    lifts = run.rows[(run.rows.hypothesis == "h1_1") & (run.rows.metric == "lift_picture")]
-    for query in sorted(map(str, lifts["query"].unique())):
-        chosen = lifts[(lifts["query"] == query) & lifts.role.isin(["target", "distractor"])]
-        if not np.isfinite(chosen.value).any():
-            continue
-        figure = effect_plots.by_layer(
-            chosen, split="role", y_label="lift", level=1.0, level_name="everywhere alike"
-        )
-        blocks.append(
-            Picture(
-                f"lift-{query}".replace("/", "-"),
-                style.to_rgb(figure),
-                f"Lift of target and distractor by layer for queries {query}.",
-                f"Attention of {query} on objects over what their area would receive, mean over "
-                "episodes with 1.96 standard errors. A policy that follows its prompt looks at the "
-                "target more than at the distractor.",
-            )
-        )
-    measures = {}
-    last = lifts[(lifts["query"] == "action") & (lifts.role == "target")]
-    if len(last):
-        last = last[last.layer == last.layer.max()]
-        for camera in sorted(map(str, last.camera.unique())):
-            per_episode = (
-                last[last.camera == camera]
-                .groupby(["outcome", "episode"], observed=True)
-                .value.mean()
-            )
-            groups = {str(k): v.tolist() for k, v in per_episode.groupby("outcome", observed=True)}
-            order = [k for k in effect_plots.OUTCOME_COLOURS if k in groups]
-            measures[f"lift on the target, {camera}"] = {k: groups[k] for k in order}
-    if any(np.isfinite(v).any() for groups in measures.values() for v in groups.values()):
-        blocks.append(
-            Picture(
-                "outcomes",
-                style.to_rgb(effect_plots.by_outcome(measures)),
-                "Lift on the target by outcome, a point per episode.",
-                "Action attention of the last layer on the target, a point per episode, the mean "
-                "as a line.",
-            )
-        )
-    return tuple(blocks) or (Text("No maps with object masks were analysed."),)
-
-
 def family_blocks(run: PolicyRun, name: str) -> tuple[Block, ...]:
     """The tests of a family: how to read them, a plot of effects, a table of the clearest."""
     tests = run.table[run.table.family == name].sort_values(["p_holm", "p"])
     distinct = _distinct(tests)
     labels = [effect_plots.label_of(row, distinct) for _, row in tests.iterrows()]
     asked = question(name)
-    blocks: list[Block] = [Text(asked.reading)] if asked.reading else []
+    reading = read(name, [kind for kind in str(tests.iloc[0].floor_kinds).split(",") if kind])
+    blocks: list[Block] = [Text(reading)] if reading else []
     units = tests.metric.nunique() == 1 or np.ptp(np.log10(_spread(tests))) < 1
     if np.isfinite(tests.difference).any() and units:
         figure = effect_plots.effects(tests, labels=labels, x_label=asked.effect)
+        effects = [
+            {"test": label} | {key: row[key] for key in _DRAWN}
+            for label, (_, row) in list(zip(labels, tests.iterrows(), strict=True))
+            if np.isfinite(row.difference)
+        ][: effect_plots.MOST_EFFECTS]
         blocks.append(
             Picture(
                 f"effects-{name.replace('_', '-')}",
@@ -275,13 +257,20 @@ def family_blocks(run: PolicyRun, name: str) -> tuple[Block, ...]:
                     if len(tests) > effect_plots.MOST_EFFECTS
                     else "."
                 ),
+                {"effects": effects},
             )
         )
     by_outcome = str(tests.iloc[0].test) == "outcome"
-    sides = ("mean_success", "mean_failure") if by_outcome else ("mean", "reference")
+    sides = {"mean": "mean", "reference": "reference"}
+    if by_outcome:
+        sides = {"mean_success": "success", "mean_failure": "failure"}
+    elif str(tests.iloc[0].test) == "floor":
+        sides["reference"] = "null floor"
+    elif np.isfinite(tests.null_floor).any():
+        sides["null_floor"] = "null floor"
     rows = tuple(
         (
-            label, int(row.n), row[sides[0]], row[sides[1]], row.difference, _interval(row),
+            label, int(row.n), *(row[side] for side in sides), row.difference, _interval(row),
             row.g, row.p, row.p_holm, row.p_bh,
         )
         for label, (_, row) in zip(labels[:MOST_ROWS], tests.iterrows(), strict=False)
@@ -290,47 +279,22 @@ def family_blocks(run: PolicyRun, name: str) -> tuple[Block, ...]:
     shown = "The only test" if len(tests) == 1 else f"All {len(tests)} tests"
     if more:
         shown = f"The clearest {len(rows)} of {len(tests)} tests"
-    caption = f"{shown} ({tests.iloc[0].primary}); g is Hedges' effect size." + (
+    caption = f"{shown} ({_TESTS[tests.iloc[0].primary]}); g is Hedges' effect size." + (
         " The others are in table.csv." if more else ""
     )
     columns = (
-        "test", "episodes",
-        *(("success", "failure") if by_outcome else ("mean", "reference")),
-        "difference", "95 % interval", "g", "p", "Holm", "Benjamini-Hochberg",
+        "test", "episodes", *sides.values(), "difference", "95 % interval",
+        "g", "p", "Holm", "Benjamini-Hochberg",
     )  # fmt: skip
     blocks.append(Table(caption, columns, rows))
+    names = [metric(str(one)) for one in tests.metric.unique()]
+    units_of = "; ".join(f"{one.label}: {one.unit}" for one in names if one.unit)
+    if units_of:
+        blocks.append(Text(f"Units: {units_of}."))
     reasons = [str(reason) for reason in tests.reason.dropna().unique() if str(reason)]
     if reasons:
         blocks.append(Text(f"Tests without a number: {'; '.join(reasons)}."))
     return tuple(blocks)
-
-
-def head_blocks(run: PolicyRun) -> tuple[Block, ...]:
-    """The most focused heads of every query and camera."""
-    rows = [
-        (
-            f"{name}, layer {head['layer']}, head {head['head']}",
-            head["normalised_entropy"],
-            head["mass"],
-            head["lift"],
-            f"{head['rank_low']:.0f} to {head['rank_high']:.0f}",
-        )
-        for name, ranking in run.heads.items()
-        for head in ranking["heads"][:3]
-        if head["normalised_entropy"] is not None
-    ]
-    if not rows:
-        return (Text("Heads were averaged, or their focus was not analysed."),)
-    caption = (
-        "The three highest-ranked heads of every query and camera, of those that give the camera "
-        "one per cent of their attention. The interval is that of the rank when episodes are drawn "
-        "anew: a wide one means that the order is chance."
-    )
-    columns = (
-        "head", "normalised entropy", "share of attention", "lift on the target",
-        "95 % interval of the rank",
-    )  # fmt: skip
-    return (Table(caption, columns, tuple(rows)),)
 
 
 def _distinct(tests: Any) -> list[str]:
@@ -346,9 +310,7 @@ def _spread(tests: Any) -> np.ndarray:
 
 
 def _interval(row: Any) -> str:
-    if not (np.isfinite(row.ci_low) and np.isfinite(row.ci_high)):
-        return format_number(None)
-    return f"{format_number(float(row.ci_low))} to {format_number(float(row.ci_high))}"
+    return span(float(row.ci_low), float(row.ci_high))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

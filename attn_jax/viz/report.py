@@ -178,6 +178,13 @@ def format_number(value: Any, *, trim: bool = False) -> str:
     return str(value)
 
 
+def span(low: float | int | None, high: float | int | None) -> str:
+    """Two bounds in words; not available where one is missing, as with a single episode."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return MISSING
+    return f"{format_number(low)} to {format_number(high)}"
+
+
 def plain(value: Any) -> Any:
     """JSON types only: arrays become lists or numbers, tuples lists, non-finite numbers None."""
     if isinstance(value, Mapping):

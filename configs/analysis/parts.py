@@ -58,6 +58,7 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "fidelity": {
             "metrics": ("fidelity",),
             "test": "above",
+            "beside": "null_floor",
             "alternative": "greater",
             "by": ("metric", "layer", "camera", "variant"),
         },

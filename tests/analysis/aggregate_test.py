@@ -73,6 +73,15 @@ def test_p_values_are_adjusted_over_the_family():
     assert single.p_holm.tolist() == single.p.tolist()
 
 
+def test_a_test_without_a_number_stays_in_the_declared_family():
+    data = rows()
+    data.loc[(data.metric == "overlap") & (data.layer == 0), "value"] = 1.0
+    table = aggregate(data, (OUTCOME,), resamples=99)
+    assert table.p.isna().sum() == table.p_holm.isna().sum() == 1
+    assert set(table.family_size) == {6} and set(table.tested) == {5}
+    assert table.p_holm.min() == pytest.approx(min(1.0, 6 * table.p.min()), abs=1e-12)
+
+
 def test_a_planted_difference_is_found_where_it_is():
     table = aggregate(rows(effect=0.6), (OUTCOME,), resamples=99)
     found = table[table.p_holm < 0.05]
@@ -132,6 +141,24 @@ def test_no_floor_is_said():
     family = Family("prompt", "h2_1", ("relative_l2",), test="floor")
     found = aggregate(data, (family,), resamples=99).iloc[0]
     assert np.isnan(found.p) and "no null floor" in found.reason and found.n == 0
+
+
+def test_what_made_the_floor_is_named_in_the_table():
+    family = Family("prompt", "h2_1", ("relative_l2",), test="floor")
+    assert aggregate(floored(0.4), (family,), resamples=99).floor_kinds[0] == "noise,frame"
+    only = Family("prompt", "h2_1", ("relative_l2",), test="floor", floor=("noise",))
+    assert aggregate(floored(0.4), (only,), resamples=99).floor_kinds[0] == "noise"
+    assert aggregate(rows(), (OUTCOME,), resamples=9).floor_kinds.tolist() == [""] * 6
+
+
+def test_a_measure_stands_beside_the_tests():
+    data = rows()
+    family = Family("f", "h1_1", ("lift",), test="above", beside="overlap")
+    table = aggregate(data, (family,), resamples=99)
+    means = data[data.metric == "overlap"].groupby("episode", observed=True).value.mean()
+    np.testing.assert_allclose(table.null_floor, means.mean())
+    assert set(table.metric) == {"lift"} and set(table.family_size) == {3}
+    assert aggregate(data, (OUTCOME,), resamples=9).null_floor.isna().all()
 
 
 def test_a_single_outcome_is_said():

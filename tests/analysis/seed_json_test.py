@@ -1,10 +1,13 @@
 """Tests of attn_jax.analysis.seed_json: the keys that the earlier system's tools read."""
 
+import json
+
 import numpy as np
 import pytest
 
 from attn_jax.analysis import hypotheses, seed_json, tables
 from attn_jax.analysis.options import Options
+from launch import app
 from tests import testing
 from tests.analysis import runs
 
@@ -96,6 +99,81 @@ def test_an_undefined_measure_does_not_enter_a_mean():
     statistics = seed_json.object_results(frames, "e0", STEPS)["layer_statistics"]["4"]
     assert statistics["n_samples"] == 3
     assert statistics["overlap_ratio_mean"] == pytest.approx(values[0, :, 0].ravel()[1:].mean())
+
+
+def read_as_the_seed_does(paths, layers):
+    """The aggregation of the earlier system, as its description has it: plain means of numbers."""
+    metrics = {"overlap": "overlap_ratio", "concentration": "concentration", "iou": "iou"}
+    of_frame = {"overlap": "overlap_ratio", "concentration": "attention_concentration"}
+    out = {layer: {} for layer in layers}
+    for path in paths:
+        episode = json.loads(path.read_text())
+        for layer in layers:
+            frames = [
+                item[f"layer_{layer}"]["aggregate_metrics"]
+                for item in episode["frame_results"].values()
+                if f"layer_{layer}" in item
+            ]
+            for name, key in metrics.items():
+                mean = float(episode["layer_statistics"][str(layer)][f"{key}_mean"])
+                out[layer].setdefault(episode["outcome"], {}).setdefault(name, []).append(mean)
+                if name in of_frame:
+                    values = [
+                        float(o[of_frame[name]]) for objects in frames for o in objects.values()
+                    ]
+                    assert np.mean(values) == pytest.approx(mean)
+    return out
+
+
+def test_a_reader_of_the_seed_takes_an_object_that_is_not_in_a_frame(tmp_path):
+    paths, frames_of = [], []
+    for name, outcome, shift in (
+        ("a", "success", 0.0),
+        ("b", "success", 1.0),
+        ("c", "failure", 2.0),
+    ):
+        frames, _ = object_frames(name, outcome, float(shift))
+        gone = (frames.object == "ball") & (frames.env_step == 8)
+        frames.loc[gone, "value"] = np.nan
+        data = seed_json.object_results(frames, name, STEPS)
+        paths.append(tmp_path / f"{name}.json")
+        app.write_json(paths[-1], data)
+        frames_of.append(tables.episode_table(frames))
+        seen = data["frame_results"]["8"]["layer_4"]["aggregate_metrics"]
+        assert set(seen) == {"object_0"}
+        assert set(data["frame_results"]["0"]["layer_4"]["aggregate_metrics"]) == {
+            "object_0",
+            "object_1",
+        }
+    found = read_as_the_seed_does(paths, LAYERS)
+    rows = tables.concat(frames_of)
+    ours = seed_json.object_aggregate(rows)["layer_aggregates"]
+    for layer in LAYERS:
+        assert {outcome: len(m["iou"]) for outcome, m in found[layer].items()} == {
+            "success": 2,
+            "failure": 1,
+        }
+        assert ours[str(layer)]["success"]["overlap"]["count"] == 2
+        assert np.isfinite(
+            [v for m in found[layer].values() for vs in m.values() for v in vs]
+        ).all()
+
+
+def test_no_number_of_any_file_is_undefined(tmp_path):
+    frames, _ = object_frames()
+    changes, _ = shift_frames()
+    frames.loc[frames.layer == 4, "value"] = np.nan  # a layer without any number
+    changes.loc[changes.metric == "pearson", "value"] = np.nan  # a map without spread
+    for data in (
+        seed_json.object_results(frames, "e0", STEPS),
+        seed_json.counterfactual_results(changes, "e0", {}),
+        seed_json.object_aggregate(tables.episode_table(frames)),
+        seed_json.counterfactual_aggregate(tables.episode_table(changes)),
+    ):
+        json.dumps(data, allow_nan=False)
+    statistics = seed_json.object_results(frames, "e0", STEPS)["layer_statistics"]
+    assert statistics["4"] == {"n_samples": 0} and statistics["5"]["n_samples"] == 4
+    assert seed_json.counterfactual_results(changes, "e0", {})["frame_results"] == {}
 
 
 def test_counterfactual_results():

@@ -114,10 +114,24 @@ def test_adjusted_p_equal_statsmodels(count):
 
 def test_adjusting_by_hand_and_around_missing_values():
     holm, bh = stats.adjust([0.01, np.nan, 0.04, 0.03])
-    np.testing.assert_allclose(holm, [0.03, np.nan, 0.06, 0.06])
-    np.testing.assert_allclose(bh, [0.03, np.nan, 0.04, 0.04])
+    np.testing.assert_allclose(holm, [0.04, np.nan, 0.09, 0.09])  # 4, 3 and 2 times, then stepped
+    np.testing.assert_allclose(bh, [0.04, np.nan, 0.04 * 4 / 3, 0.04 * 4 / 3])
     holm, bh = stats.adjust([np.nan])
     assert np.isnan(holm).all() and np.isnan(bh).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_undefined_tests_stay_in_the_family(seed):
+    """statsmodels with p = 1 in the place of what is undefined is the reference."""
+    rng = np.random.default_rng(seed)
+    p = rng.random(rng.integers(2, 40)) ** rng.integers(1, 6)
+    p[rng.random(len(p)) < rng.random()] = np.nan
+    known = np.isfinite(p)
+    whole = np.where(known, p, 1.0)
+    for found, method in zip(stats.adjust(p), ("holm", "fdr_bh"), strict=True):
+        expected = multipletests(whole, method=method)[1]
+        np.testing.assert_allclose(found[known], expected[known], atol=1e-12)
+        assert np.isnan(found[~known]).all()
 
 
 def test_power_equals_statsmodels():

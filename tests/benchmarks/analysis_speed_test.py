@@ -15,8 +15,13 @@ def test_both_sides_see_the_same_differences():
     found = np.array([row["l2_distance"] for row in loop["h2_1"]]).reshape(3, 2, 2)
     expected = np.stack([change["l2"] for change in ours["h2_1"]], axis=-1)
     np.testing.assert_allclose(found, expected, rtol=1e-3)
-    overlaps = np.array([row["overlap_ratio"] for row in loop["h1_1"]]).reshape(3, 2, 2)
-    np.testing.assert_allclose(overlaps, ours["h1_1"]["overlap"], atol=0.1)  # cubic enlarging
+    for name in ("h1_1", "h1_1_picture"):
+        overlaps = np.array([row["overlap_ratio"] for row in loop[name]]).reshape(3, 2, 2)
+        np.testing.assert_allclose(overlaps, ours[name]["overlap"], atol=0.1)  # cubic enlarging
+    # Bars take a part of the mass, so that the shares of the picture are larger.
+    assert (ours["h1_1_picture"]["overlap"] > ours["h1_1"]["overlap"]).all()
+    moved = np.array(loop["h2_1_actions"]).reshape(3, 2)
+    np.testing.assert_allclose(moved, np.stack(ours["h2_1_actions"], axis=-1), rtol=1e-4)
     curves = np.array(loop["h3"]).reshape(3, 2, 5, 2)
     np.testing.assert_allclose(curves, ours["h3"][0], atol=0.05)
     assert len(loop["h4"]) == len(ours["h4"]["ranking"].order) == 4

@@ -87,6 +87,19 @@ def test_ranking_of_heads(aggregated):
     assert all(head["mass"] > aggregate.LEAST_MASS for head in first["heads"])
 
 
+def test_heads_are_a_table_too(aggregated):
+    folder = aggregated[0]
+    ranking, table = app.read_json(folder / "heads.json"), pd.read_csv(folder / "heads.csv")
+    pd.testing.assert_frame_equal(table, pd.read_parquet(folder / "heads.parquet"))
+    assert tuple(table.columns) == aggregate.HEADS
+    assert len(table) == sum(len(of["heads"]) for of in ranking.values())
+    one = table[(table["query"] == "text") & (table.camera == "wrist")]
+    for line, head in zip(one.to_dict("records"), ranking["text/wrist"]["heads"], strict=True):
+        assert {name: line[name] for name in head} == head
+    assert one.place.tolist() == [1, 2, 3, 4] and set(one.units) == {8}
+    assert tuple(aggregate.head_table({}).columns) == aggregate.HEADS
+
+
 def test_heads_that_do_not_look_are_not_ranked(aggregated):
     rows = pd.read_parquet(aggregated[0] / "rows.parquet")
     before = aggregate.rank(rows, 0, 99)["text/wrist"]["heads"]
@@ -160,6 +173,15 @@ def test_missing_episodes_are_refused_or_named(tmp_path):
     done = out / "episodes" / "episode_00002" / "done.json"
     app.write_json(done, app.read_json(done) | {"config": "of another time"})
     with pytest.raises(InputError, match="2 of 3 episodes"):
+        aggregate_runs([out], tmp_path / "agg")
+
+
+def test_units_of_actions_must_be_the_same(tmp_path):
+    """As when an analysis that takes in a new episode was cut off."""
+    out = small(tmp_path)
+    done = out / "episodes" / "episode_00001" / "done.json"
+    app.write_json(done, app.read_json(done) | {"action_std": [1.0]})
+    with pytest.raises(InputError, match="episode_00001 was analysed in another unit"):
         aggregate_runs([out], tmp_path / "agg")
 
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from attn_jax.core.errors import ConfigError, RecordError
-from attn_jax.data.episodes import META, episode_folder
+from attn_jax.data.episodes import META, episode_folder, write_episode
+from attn_jax.probe.store import RecordWriter
 from attn_jax.viz import video
 from attn_jax.viz.overlays import Look
 from launch import attention_overlay
@@ -53,6 +54,43 @@ def test_pictures_at_time_steps(run, tmp_path):
     assert done["episodes"] == {"episode_00000": names}
     with Image.open(tmp_path / "out" / names[1]) as picture:
         assert picture.size == (100 + 6 + 100, 140)
+
+
+def frames_of(path):
+    return np.stack([*video.read_frames(path)]).astype(int)
+
+
+def test_objects_are_outlined_over_the_observations(run, tmp_path):
+    for name, outline in (("with", True), ("without", False)):
+        task = Task(Look(), suffix=".mkv", outline=outline)
+        overlay(run, task, tmp_path / name, [0])
+    drawn, bare = (frames_of(tmp_path / n / "episode_00000.mkv") for n in ("with", "without"))
+    changed = np.abs(drawn - bare).max(-1) > 60
+    assert changed.any((1, 2)).all() and changed.mean() < 0.1
+    green = drawn[changed]
+    assert (green[:, 1] > green[:, 0]).mean() > 0.9 and (green[:, 1] > green[:, 2]).mean() > 0.9
+
+
+def test_prompts_stand_side_by_side(run, tmp_path):
+    recorded.save_run(run / "variants" / "noise_1", method="none")
+    other_run = run / "variants" / "cup"
+    with RecordWriter(other_run, 0, codec="float32") as writer:
+        for call in range(3):  # looks where the object is at the end, and then at the beginning
+            writer.append(recorded.records(3, 2 - call), env_step=5 * call)
+    write_episode(episode_folder(other_run, 0), recorded.episode(3, method="object_swap"))
+    task = Task(Look(), variants=True, cameras=("wrist",), suffix=".mkv")
+    done = overlay(run, task, tmp_path / "out", [0])
+    assert done["episodes"] == {"episode_00000": ["episode_00000_variants_wrist.mkv"]}
+    frames = frames_of(tmp_path / "out" / "episode_00000_variants_wrist.mkv")
+    assert len(frames) == 3 and frames.shape[2] in (240 + 6 + 240, 240 + 6 + 241)
+    own, other = frames[:, -240:, :240], frames[:, -240:, 246:486]
+    apart = np.abs(own - other).max((1, 2, 3))
+    assert apart[1] < 10 < 40 < min(apart[0], apart[2])
+    with pytest.raises(RecordError, match="no run with another prompt"):
+        overlay(run, task, tmp_path / "out", [3])
+    for wrong in ({"timesteps": (0,)}, {"video": tmp_path / "a.mp4"}):
+        with pytest.raises(ConfigError, match="--variants"):
+            overlay(run, dataclasses.replace(task, **wrong), tmp_path / "out", [0])
 
 
 def test_what_cannot_be_drawn(run, tmp_path):

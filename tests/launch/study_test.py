@@ -26,8 +26,17 @@ def test_from_a_checkpoint_to_a_report(tmp_path):
     assert numbers["summary"]["episodes"] == 2
     families = {test["family"] for test in numbers["tests"]}
     assert {"target_lift", "prompt_moves_attention", "budget_by_outcome", "fidelity"} <= families
+    floors = {t["family"]: (t["floor_kinds"], t["null_floor"]) for t in numbers["tests"]}
+    assert floors["prompt_moves_attention"][0] == "noise,frame,paraphrase"
+    assert floors["prompt_moves_actions"][0] == "noise,paraphrase"
+    assert floors["fidelity"][1] > 0
     variants = tmp_path / "study" / "run" / "variants"
-    assert {folder.name for folder in variants.iterdir()} >= {"noise_1", "other_object"}
+    assert {folder.name for folder in variants.iterdir()} >= {
+        "noise_1",
+        "noise_2",
+        "other_object",
+        "politely",
+    }
     refused = testing.run_python("-m", "launch.study", *flags, "--seed=5")
     assert refused.returncode == 2 and "other settings" in refused.stderr
 

@@ -104,6 +104,11 @@ def test_action_budget_stacks_to_the_recorded_mass():
         tops[place] = max(tops.get(place, 0.0), bar.get_y() + bar.get_height())
     assert tops == pytest.approx({0: 0.8, 1: 0.8})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["text", "front"]
+    layers = attention_plots.action_budget(
+        masses, ("front", "pad", "text"), x_label="layer", places=(4, 9)
+    ).axes[0]
+    assert layers.get_xlabel() == "layer"
+    assert [label.get_text() for label in layers.get_xticklabels()] == ["4", "9"]
     with pytest.raises(ConfigError, match="2 names for 3 groups"):
         attention_plots.action_budget(masses, ("front", "text"))
 

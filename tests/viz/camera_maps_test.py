@@ -24,6 +24,17 @@ def test_cameras_leave_out_dummies(view):
     assert view.cameras() == recorded.CAMERAS
 
 
+def test_masses_of_every_action(run):
+    found = EpisodeView.open(episode_folder(run, 1)).masses()
+    whole = np.mean([recorded.full_maps(3, call)[0, -1, -1] for call in range(3)], axis=(0, 1))
+    made = recorded.layout()
+    expected = [whole[:, made.tokens(name)].sum(-1) for name in found.names]
+    np.testing.assert_allclose(found.values, np.transpose(expected), atol=1e-4)
+    assert found.values.shape == (recorded.ACTIONS, len(made.groups))
+    assert (found.layer, found.denoise) == (recorded.LAYERS[-1], recorded.DENOISE - 1)
+    assert EpisodeView.open(episode_folder(run, 1)).masses(stream="prefix") is None
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_maps_are_the_mean_over_actions(run, number):
     """With whole maps and with patch maps alone."""

@@ -68,11 +68,24 @@ def test_layer_head_matrix_writes_every_number():
     )
     axes = figure.axes[0]
     assert [t.get_text() for t in axes.texts] == ["0.00", "0.25", "0.50", "n/a"]
+    assert [t.get_color() for t in axes.texts] == ["white", "white", "black", "black"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["3", "4"]
     assert axes.images[0].get_clim() == (0.0, 0.5)
     style.to_rgb(figure)
     with pytest.raises(ConfigError, match="no table"):
         plots.layer_head_matrix({}, label="mass")
+
+
+def test_columns_with_names_and_more_of_them_than_words_fit():
+    named = plots.HeadTable(np.ones((2, 2)), (0, 1), ("other object", "noise 1"))
+    figure = plots.layer_head_matrix({"a": named}, label="change", x_label="compared with")
+    axes = figure.axes[0]
+    assert axes.get_xlabel() == "compared with"
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["other object", "noise 1"]
+    assert {t.get_rotation() for t in axes.get_xticklabels()} == {35.0}
+    wide = plots.HeadTable(np.ones((2, 40)), (0, 1), range(40))
+    figure = plots.layer_head_matrix({"a": wide}, label="mass")
+    assert not figure.axes[0].texts and figure.axes[0].images
 
 
 def test_averaged_heads_and_an_empty_table_still_draw():

@@ -32,9 +32,16 @@ def example(tmp_path_factory):
 
 def test_every_camera_has_its_figures(example):
     (section,) = policy_examples.sections([example])
-    names = [block.name for block in section.blocks if isinstance(block, Picture)]
-    kinds = {"objects", "time", "words", "heads", "denoising"}
-    assert set(names) == {f"{kind}-1-{camera}" for kind in kinds for camera in recorded.CAMERAS}
+    shown = {block.name: block for block in section.blocks if isinstance(block, Picture)}
+    kinds = {"objects", "time", "words", "prompts", "heads", "denoising"}
+    of_cameras = {f"{kind}-1-{camera}" for kind in kinds for camera in recorded.CAMERAS}
+    assert set(shown) == of_cameras | {"budget-1"}
+    where = shown["words-1-front"].data["maps_of"]
+    assert where["camera"] == "front" and where["variants"] == ["other"]
+    assert where["layer"] == recorded.LAYERS[-1] and where["env_step"] == example.steps[0]
+    assert shown["time-1-wrist"].data["maps_of"]["env_step"] == example.steps
+    shares = shown["budget-1"].data["shares"]
+    np.testing.assert_allclose(shares["text"], [0.3] * recorded.ACTIONS, atol=1e-3)
     assert "pick the duck" in section.blocks[0].paragraphs[0]
     assert section.title == "Example 1: success"
     for block in section.blocks:

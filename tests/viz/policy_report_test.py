@@ -76,7 +76,7 @@ def test_main_table_has_the_clearest_test_of_every_question(report):
     assert by_title[question("objects_by_outcome").title][1] == "0 of 2"
     assert question("objects_by_outcome").title in open_.paragraphs[0]
     assert question("target_lift").title not in open_.paragraphs[0]
-    assert "fidelity: h1 was not run" in left_out.paragraphs[0]
+    assert f"{question('fidelity').title} (h1 was not run)" in left_out.paragraphs[0]
     assert "no test counts: episode_00007" in missing.paragraphs[0]
     # In the order of the questions, not of the alphabet.
     names = [part.name for part in report.sections]
@@ -91,6 +91,52 @@ def test_families_and_pictures(report):
     for words in ("lift-action", "effects-target-lift", "outcomes"):
         assert words in str(twin(report)), words
     assert "packages.jax" in html and "Wilson" in html and "a failure goes on (27 steps)" in html
+
+
+def with_floors(value, metric, kinds, floor=np.nan):
+    """Rows of h2_1 or h1 for six episodes: a counterfactual and what it is compared with."""
+    rng = np.random.default_rng(1)
+    lines = [
+        {
+            "episode": f"episode_{number:05d}", "outcome": "success", "hypothesis": "h2_1",
+            "metric": metric, "variant": kind, "kind": kind, "query": "", "layer": -1, "head": -1,
+            "camera": "", "object": "", "role": "",
+            "value": (value if kind == "counterfactual" else 0.1) + 0.01 * rng.normal(),
+        }
+        for number in range(6)
+        for kind in ("counterfactual", *kinds)
+    ]  # fmt: skip
+    lines += [
+        line | {"hypothesis": "h1", "metric": name, "value": number, "kind": "", "variant": ""}
+        for line in lines[:: 1 + len(kinds)]
+        for name, number in (("fidelity", 0.5 + line["value"]), ("null_floor", floor))
+    ]
+    return pd.DataFrame(lines)[[*tables.COLUMNS]]
+
+
+@pytest.mark.parametrize("kinds", [("noise",), ("noise", "paraphrase")])
+def test_the_floor_that_was_made_is_named_and_shown(kinds):
+    rows = with_floors(0.7, "action_l2_std", kinds, floor=0.25)
+    prompt = Family("prompt_moves_actions", "h2_1", ("action_l2_std",), test="floor", by=())
+    fidelity = Family("fidelity", "h1", ("fidelity",), test="above", by=(), beside="null_floor")
+    table = aggregate(rows, (prompt, fidelity), seed=0, resamples=99)
+    assert table.floor_kinds.tolist() == [",".join(kinds), ""]
+    report = build_policy_report(run_of(table=table, rows=rows))
+    blocks = section(report, "prompt-moves-actions").blocks
+    words = " ".join(b.paragraphs[0] for b in blocks if isinstance(b, Text))
+    assert ("a paraphrase" in words) == ("paraphrase" in kinds) and "other noise" in words
+    shown = next(b for b in blocks if isinstance(b, Table))
+    assert shown.rows[0][0] == "distance of the actions" and shown.columns[3] == "null floor"
+    assert shown.rows[0][3] == pytest.approx(0.1, abs=0.02)
+    of_fidelity = next(b for b in section(report, "fidelity").blocks if isinstance(b, Table))
+    beside = dict(zip(of_fidelity.columns, of_fidelity.rows[0], strict=True))
+    assert beside["reference"] == 0 and beside["null floor"] == 0.25
+    page = render(report)
+    assert "action_l2_std" not in page and "paired_t" not in page
+    without = aggregate(with_floors(0.7, "action_l2_std", kinds), (fidelity,), resamples=99)
+    report = build_policy_report(run_of(table=without, rows=rows))
+    blocks = section(report, "fidelity").blocks
+    assert "null floor" not in next(b for b in blocks if isinstance(b, Table)).columns
 
 
 def test_success_rates_are_wilson():
