@@ -72,6 +72,10 @@ class Task:
     fps: float | None = None
     suffix: str = ".mp4"
 
+    def __post_init__(self):
+        if self.fps is not None and not self.fps > 0:
+            raise ConfigError(f"is {self.fps}", where="--fps", fix="Use a number above 0")
+
 
 def from_flags(run: pathlib.Path, cameras: Sequence[str] | None) -> dict[str, Any]:
     """Draws what the flags ask for; returns what --json prints."""
@@ -161,13 +165,13 @@ def _video(
 ) -> list[pathlib.Path]:
     source, steps, info = _video_file(folder, view, task), view.reader.env_step, view.reader.info
     if source is not None:
-        fps = task.fps or video.read_info(source).fps
+        fps = task.fps if task.fps is not None else video.read_info(source).fps
         every = view.cameras(task.stream)
         frames = overlays.on_video(
             video.read_frames(source), maps, task.look, env_step=steps, info=info, cameras=every
         )
     else:
-        fps = task.fps or _CALLS_FPS
+        fps = task.fps if task.fps is not None else _CALLS_FPS
         images = _observations(folder).images
         frames = overlays.on_calls(images, maps, task.look, env_step=steps)
     return [video.write_video(output / f"{folder.name}{task.suffix}", frames, fps=fps)]

@@ -150,8 +150,39 @@ def test_options_are_checked(study):
         Options(denoise="middle")
     with pytest.raises(ConfigError, match="stream:query"):
         Options(streams=("suffix",))
+    for wrong in (
+        {"tau": 5.0},
+        {"tau": -0.1},
+        {"tau": float("nan")},
+        {"top_share": 0.0},
+        {"top_share": 2.0},
+    ):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            Options(**wrong)
     with pytest.raises(ConfigError, match="no camera 'left'"):
         hypotheses.run(study, "h1_1", Options(cameras=("left",)))
+
+
+def test_texts_are_no_lists():
+    """Without the type checks of the tests, which would find them first."""
+    made = {
+        "Options(streams='suffix:action')": "streams is a text",
+        "Options(cameras='wrist')": "cameras is a text",
+        "Family('a', 'h1_1', 'lift')": "a: metrics is 'lift'",
+        "Family('a', 'h1_1', ('lift',), where={'role': 'target'})": "a: where.role is 'target'",
+        "Family('a', 'h1_1', ('lift',), reference='one')": "a: reference is 'one'",
+    }
+    lines = [
+        "from attn_jax.analysis.aggregate import Family",
+        "from attn_jax.analysis.hypotheses import Options",
+        "from attn_jax.core.errors import ConfigError",
+    ]
+    for call in made:
+        lines += ["try:", f"    {call}", "except ConfigError as error:", "    print(error)"]
+    done = testing.run_python("-c", "\n".join(lines))
+    said = done.stdout.splitlines()
+    assert len(said) == len(made), done.stderr
+    assert all(line.startswith(start) for line, start in zip(said, made.values(), strict=True))
 
 
 def test_missing_inputs_are_named(tmp_path):
