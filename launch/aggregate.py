@@ -26,7 +26,7 @@ from attn_jax.analysis import heads, seed_json, stats, tables
 from attn_jax.analysis.aggregate import Family, Reduced
 from attn_jax.core.errors import ConfigError, InputError
 from launch import app
-from launch.analysed import RowsWriter, open_analyses
+from launch.analysed import RowsWriter, families_of, open_analyses
 from launch.episode_analysis import write_table
 
 ANALYSIS = flags.DEFINE_list("analysis", None, "Folders that launch.analyze wrote.")
@@ -94,6 +94,8 @@ def aggregate_runs(
         logging.warning("%s", text)
     workdir.mkdir(parents=True, exist_ok=True)
     families = families_of(config)
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}", where="--seed", fix="Use 0 or more")
     reduced, present = Reduced(families), set()
     for_heads, for_seeds = [], []
     # Episode by episode: only their means are kept, so that memory does not grow with the rows.
@@ -129,22 +131,6 @@ def aggregate_runs(
     app.write_json(workdir / "summary.json", summary)
     app.write_json(workdir / "run.json", app.provenance(seed))
     return summary
-
-
-def families_of(config: Mapping[str, Any]) -> list[Family]:
-    """The families of a configuration.
-
-    Raises:
-      ConfigError: a field that a family does not have.
-    """
-    out = []
-    for name, given in config["families"].items():
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-        try:
-            out.append(Family(name, **fields))
-        except TypeError as error:
-            raise ConfigError(f"family {name!r}: {error}", where="config.families") from error
-    return out
 
 
 def head_rows(rows: Any) -> pd.DataFrame:

@@ -22,13 +22,48 @@ import pyarrow
 import pyarrow.parquet
 
 from attn_jax.analysis import tables
+from attn_jax.analysis.aggregate import Family
 from attn_jax.core.errors import ConfigError, InputError
 from launch import app
-from launch.episode_analysis import ROWS, fingerprint, read_done
+from launch.episode_analysis import ROWS, fingerprint, options_of, read_done
 
 EXPECTED = "episodes.json"
 #: What analyses must have in common to be tested together.
 _DECLARED = ("families", "hypotheses", "resamples")
+
+
+def families_of(config: Mapping[str, Any]) -> list[Family]:
+    """The families of a configuration.
+
+    Raises:
+      ConfigError: a field that a family does not have, or a value that cannot be.
+    """
+    out = []
+    for name, given in config["families"].items():
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        try:
+            out.append(Family(name, **fields))
+        except TypeError as error:
+            raise ConfigError(f"family {name!r}: {error}", where="config.families") from error
+    return out
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Checks a configuration of launch.analyze, with what launch.aggregate will need of it.
+
+    Raises:
+      ConfigError: a field that is missing, unknown or has a value that cannot be.
+    """
+    for name in ("hypotheses", "families", "resamples", "rank_resamples"):
+        if name not in config:
+            raise ConfigError(
+                f"has no {name}", where="config", fix="Start from one of configs/analysis"
+            )
+    options_of(config)
+    families_of(config)
+    for name in ("resamples", "rank_resamples"):
+        if not isinstance(config[name], int) or config[name] < 1:
+            raise ConfigError(f"is {config[name]!r}", where=f"config.{name}", fix="Use 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,21 +15,28 @@ others are analysed, and the exit code is 2; 1 for a defect, with the traceback 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from absl import flags, logging
 
+from attn_jax.analysis.options import Options
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.data import episodes
+from attn_jax.probe import arrays, schema
 from attn_jax.train.progress import ProgressBar
 from launch import app, episode_analysis
-from launch.analysed import EXPECTED
+from launch.analysed import EXPECTED, check_config
 from launch.parallel import BACKENDS, parallel, register
 
 RUN = app.define_run()
 JOBS = app.define_jobs()
 BACKEND = flags.DEFINE_enum("backend", "loky", BACKENDS, "How jobs run, a joblib back end.")
+
+
+#: Hypotheses that read no attention of the base.
+_OF_VARIANTS = ("h1", "h2_2")
 
 
 def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -65,9 +72,10 @@ def analyse_run(
         traceback of the first.
     """
     plain = app.jsonable(config.to_dict())
-    episode_analysis.options_of(plain)
+    check_config(plain)
     register(backend)
     names = [folder.name for folder in episodes.episodes_of(run)]
+    check_recorded(run, names, episode_analysis.options_of(plain))
     folder = app.prepare_workdir(workdir, config)
     # So that an aggregate knows which episodes are missing.
     app.write_json(folder / EXPECTED, {"run": run.name, "episodes": names})
@@ -112,6 +120,41 @@ def analyse_run(
         "rows": rows,
         "skipped": skipped,
     }
+
+
+def check_recorded(
+    run: pathlib.Path, names: Sequence[str], options: Mapping[str, tuple[Options, str]]
+) -> None:
+    """Refuses cameras and streams that no episode of a run has.
+
+    A hypothesis that may be left out may name streams that were not recorded. Episodes that are
+    damaged count as if they had everything; they are named when they are analysed.
+
+    Raises:
+      ConfigError: names what there is.
+    """
+    cameras: set[str] = set()
+    streams: set[str] = set()
+    for name in names:
+        folder = run / episodes.EPISODES / name
+        try:
+            cameras.update(episodes.read_meta(folder)["cameras"])
+            if (folder / schema.META).is_file():
+                meta = arrays.read_json(folder / schema.META)
+                streams.update(record.partition(".")[0] for record in meta.get("arrays", ()))
+        except InputError:
+            return
+    for name, (given, missing) in options.items():
+        wanted = [("camera", camera, cameras) for camera in given.cameras]
+        if missing == episode_analysis.ERROR and streams and name not in _OF_VARIANTS:
+            wanted += [("stream", stream, streams) for stream, _ in given.pairs()]
+        for kind, value, known in wanted:
+            if value not in known:
+                raise ConfigError(
+                    f"no episode has a {kind} {value!r}",
+                    where=f"config.hypotheses.{name}",
+                    fix=f"The run has {', '.join(sorted(known))}",
+                )
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def define_tokenizer() -> flags.FlagHolder:
 @functools.cache
 def define_seed() -> flags.FlagHolder:
     """Defines `--seed`."""
-    return flags.DEFINE_integer("seed", 0, "Seed of everything that is drawn.")
+    return flags.DEFINE_integer("seed", 0, "Seed of everything that is drawn.", lower_bound=0)
 
 
 def provenance(seed: int | None) -> dict[str, Any]:

@@ -85,6 +85,10 @@ class Task:
     outline: bool = False
     variants: bool = False
 
+    def __post_init__(self):
+        if self.fps is not None and not self.fps > 0:
+            raise ConfigError(f"is {self.fps}", where="--fps", fix="Use a number above 0")
+
 
 def from_flags(run: pathlib.Path, cameras: Sequence[str] | None) -> dict[str, Any]:
     """Draws what the flags ask for; returns what --json prints."""
@@ -184,13 +188,13 @@ def _video(
     # Where objects are is known at calls only.
     source = None if task.outline else _video_file(folder, view, task)
     if source is not None:
-        fps = task.fps or video.read_info(source).fps
+        fps = task.fps if task.fps is not None else video.read_info(source).fps
         every = view.cameras(task.stream)
         frames = overlays.on_video(
             video.read_frames(source), maps, task.look, env_step=steps, info=info, cameras=every
         )
     else:
-        fps = task.fps or _CALLS_FPS
+        fps = task.fps if task.fps is not None else _CALLS_FPS
         episode = _observations(folder)
         masks = episode.masks if task.outline else None
         frames = overlays.on_calls(episode.images, maps, task.look, env_step=steps, masks=masks)

@@ -165,7 +165,7 @@ def options_of(config: Mapping[str, Any]) -> dict[str, tuple[Options, str]]:
     """Hypothesis -> its options, and what to do when an input is missing.
 
     Raises:
-      ConfigError: an unknown hypothesis or field.
+      ConfigError: an unknown hypothesis or field, or a value that cannot be.
     """
     known = {field.name for field in dataclasses.fields(Options)}
     out = {}
@@ -180,7 +180,13 @@ def options_of(config: Mapping[str, Any]) -> dict[str, tuple[Options, str]]:
                 fix=f"Hypotheses: {', '.join(hypotheses.HYPOTHESES)}; fields:"
                 f" {', '.join(sorted(known))}, missing ({ERROR} or {SKIP})",
             )
-        out[name] = Options(**fields), missing
+        try:
+            out[name] = Options(**fields), missing
+        except ConfigError as error:
+            where = f"config.hypotheses.{name}"
+            raise ConfigError(error.what, where=where, fix=error.fix) from error
+        except TypeError as error:
+            raise ConfigError(str(error), where=f"config.hypotheses.{name}") from error
     return out
 
 

@@ -26,11 +26,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attn_jax.analysis import stats, tables
+from attn_jax.analysis import metrics, stats, tables
 from attn_jax.core.errors import ConfigError
 
-TESTS = ("outcome", "above", "floor")
-PRIMARY = {"outcome": "welch", "above": "paired_t", "floor": "paired_t"}
+_SINGLE = ("paired_t", "wilcoxon", "sign_flip")
+#: What is computed for every kind of test; the first one is the primary test unless a family says.
+TESTS = {
+    "outcome": ("welch", "mann_whitney", "permutation"),
+    "above": _SINGLE,
+    "floor": _SINGLE,
+}
+#: Kinds of variants that can make a null floor.
+FLOORS = ("noise", "frame", "paraphrase", "counterfactual", "negation", "empty")
 SUCCESS, FAILURE = "success", "failure"
 
 
@@ -52,6 +59,9 @@ class Family:
         `null_floor`; it is not tested.
       alternative: `two-sided`, `greater` or `less`.
       primary: the test whose p-values are adjusted; empty takes Welch or the t test.
+
+    Raises:
+      ConfigError: a value that cannot be, or a measure that the hypothesis does not give.
     """
 
     name: str
@@ -67,12 +77,28 @@ class Family:
     primary: str = ""
 
     def __post_init__(self):
+        lists = {name: getattr(self, name) for name in ("metrics", "by", "floor")}
+        lists |= {f"where.{column}": allowed for column, allowed in self.where.items()}
+        for field, value in lists.items():
+            if isinstance(value, str) or not value:
+                raise ConfigError(
+                    f"{field} is {value!r}", where=self.name, fix='Write a list, as ("lift",)'
+                )
         for field in ("metrics", "by", "floor"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         if self.test not in TESTS:
-            raise ConfigError(f"unknown test {self.test!r}", where=self.name, fix=f"Use {TESTS}")
+            raise _unknown("test", self.test, tuple(TESTS), self.name)
         if self.alternative not in stats.ALTERNATIVES:
-            raise ConfigError(f"unknown alternative {self.alternative!r}", where=self.name)
+            raise _unknown("alternative", self.alternative, stats.ALTERNATIVES, self.name)
+        if self.primary and self.primary not in TESTS[self.test]:
+            raise _unknown("primary test", self.primary, TESTS[self.test], self.name)
+        for kind in self.floor:
+            if kind not in FLOORS:
+                raise _unknown("floor", kind, FLOORS, self.name)
+        if not isinstance(self.reference, (int, float)):
+            raise ConfigError(f"reference is {self.reference!r}, no number", where=self.name)
+        shown = (self.beside,) if self.beside else ()
+        metrics.require(self.hypothesis, (*self.metrics, *shown), where=self.name)
         wrong = [c for c in (*self.by, *self.where) if c not in tables.COLUMNS]
         if wrong:
             raise ConfigError(
@@ -82,6 +108,10 @@ class Family:
             )
         if "metric" not in self.by:
             object.__setattr__(self, "by", ("metric", *self.by))
+
+
+def _unknown(what: str, value: str, known: Sequence[str], where: str) -> ConfigError:
+    return ConfigError(f"unknown {what} {value!r}", where=where, fix=f"Use {', '.join(known)}")
 
 
 @dataclasses.dataclass
@@ -296,12 +326,8 @@ def _single(
 
 
 def _row(found: Sequence[stats.Result], family: Family, interval: stats.Interval) -> dict[str, Any]:
-    primary = family.primary or PRIMARY[family.test]
+    primary = family.primary or TESTS[family.test][0]
     by_name = {result.test: result for result in found}
-    if primary not in by_name:
-        raise ConfigError(
-            f"primary test {primary!r} of family {family.name!r} is not one of {sorted(by_name)}"
-        )
     row: dict[str, Any] = {"alternative": family.alternative, "primary": primary}
     for result in found:
         row |= {f"{result.test}_statistic": result.statistic, f"{result.test}_p": result.p}
@@ -352,8 +378,8 @@ COLUMNS: tuple[str, ...] = (
     "p_bh",
     "family_size",
     "tested",
-    *(f"{t}_{f}" for t in ("welch", "mann_whitney", "permutation") for f in ("statistic", "p")),
-    *(f"{t}_{f}" for t in ("paired_t", "wilcoxon", "sign_flip") for f in ("statistic", "p")),
+    *(f"{t}_{f}" for t in TESTS["outcome"] for f in ("statistic", "p")),
+    *(f"{t}_{f}" for t in _SINGLE for f in ("statistic", "p")),
     "minimal_d",
     "power_note",
     "reason",

@@ -38,6 +38,9 @@ class Options:
       top_share: k of top-k measures, a share of the patches.
       keep_unmatched: whether fidelity counts calls whose control has another shape than the high
         set, because none fits beside it.
+
+    Raises:
+      ConfigError: a value that cannot be.
     """
 
     streams: tuple[str, ...] = ("suffix:action",)
@@ -50,6 +53,15 @@ class Options:
     keep_unmatched: bool = False
 
     def __post_init__(self):
+        for field in ("streams", "cameras"):
+            if isinstance(getattr(self, field), str):
+                raise ConfigError(f"{field} is a text", fix='Write a list, as ("suffix:action",)')
+        if not 0 <= self.tau < 1:
+            raise ConfigError(f"tau is {self.tau}", fix="It is a share, from 0 to less than 1")
+        if not 0 < self.top_share <= 1:
+            raise ConfigError(
+                f"top_share is {self.top_share}", fix="It is a share above 0, up to 1"
+            )
         object.__setattr__(self, "streams", tuple(self.streams))
         object.__setattr__(self, "cameras", tuple(self.cameras))
         if self.denoise not in DENOISE:

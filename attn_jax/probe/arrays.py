@@ -116,7 +116,12 @@ def open_array(folder: pathlib.Path, *, write: bool = False) -> ts.TensorStore:
     try:
         return ts.open(_spec(folder), open=True, read=True, write=write).result()
     except ValueError as error:
-        raise RecordError(f"array cannot be opened: {error}", where=folder) from error
+        raise RecordError(f"array cannot be opened: {_brief(error)}", where=folder) from error
+
+
+def _brief(error: ValueError) -> str:
+    """What TensorStore says, without the specification and the places in its code."""
+    return str(error).partition(" [")[0]
 
 
 def _spec(folder: pathlib.Path) -> dict[str, Any]:
@@ -268,7 +273,7 @@ def _read(array: ts.TensorStore, boxes: tuple[slice, ...]) -> np.ndarray:
         return array[boxes].read().result()
     except ValueError as error:
         raise RecordError(
-            f"calls {boxes[0].start} to {boxes[0].stop - 1} cannot be read: {error}",
+            f"calls {boxes[0].start} to {boxes[0].stop - 1} cannot be read: {_brief(error)}",
             where=folder,
             fix=_LOST,
         ) from error

@@ -25,7 +25,7 @@ class Metric:
 _SHARE = "share of attention"
 _CHANGE = "probability per patch"
 
-#: By the name in the column `metric`; `metric` knows the endings and `mass:` besides.
+#: By the name in the column `metric`; `metric` knows endings and groups besides.
 METRICS: dict[str, Metric] = {
     "overlap": Metric("overlap", "share of attention on the object"),
     "area_fraction": Metric("area of the object", "share of the picture"),
@@ -42,9 +42,11 @@ METRICS: dict[str, Metric] = {
     "nss": Metric("standardised attention on the object", "standard deviations"),
     "bar_mass": Metric("attention on letterbox bars", _SHARE),
     "camera_mass": Metric("attention on the camera", _SHARE),
+    "visible": Metric("frames that show the object", "share of the frames"),
     "fidelity": Metric("fidelity", "mean squared change of the actions over their variance"),
     "mse_high": Metric("change without the attended patches", "squared, over the variance"),
     "mse_control": Metric("change without the control patches", "squared, over the variance"),
+    "matched_share": Metric("controls of the same shape", "share of the calls"),
     "null_floor": Metric("change by other noise", "squared, over the variance"),
     "mean_diff": Metric("mean change", _CHANGE),
     "mean_abs_diff": Metric("mean absolute change", _CHANGE),
@@ -56,6 +58,7 @@ METRICS: dict[str, Metric] = {
     "jsd": Metric("Jensen-Shannon divergence", "0 to 1"),
     "centroid_shift_px": Metric("shift of the centre", "pixels of the model's input"),
     "action_l2_std": Metric("distance of the actions", "standard deviations"),
+    "action_abs_std": Metric("distance of one dimension of the actions", "standard deviations"),
     "correct": Metric("right answers", "share of the answers"),
     "roi_mass": Metric("attention on the object", _SHARE),
     "roi_mass_first_action": Metric("attention on the object, first action", _SHARE),
@@ -74,20 +77,29 @@ METRICS: dict[str, Metric] = {
     "stability": Metric("steadiness", "1 - divergence from call to call"),
     "sink_mass": Metric("attention on sink patches", _SHARE),
     "sink_patches": Metric("sink patches", "patches"),
+    "bos_mass": Metric("attention on the first token", _SHARE),
+    "camera_share": Metric("share of the camera", "share of attention on all cameras"),
     "centroid_shift_patches": Metric("shift of the centre", "patches"),
     "overlap_drop": Metric("overlap lost", "share of the overlap"),
     "concentration_drop": Metric("concentration lost", "share of the concentration"),
 }
 _ENDINGS = {"_picture": " in the picture", "_first": ", first prediction"}
-_MASS = "mass:"
+#: What stands before the name of a token group -> words and unit.
+_GROUPS = {
+    "mass:": Metric("attention on", _SHARE),
+    "rollout:": Metric("attention through all layers from", _SHARE),
+    "flow:": Metric("flow through all layers from", "flow, at most 1"),
+    "relevance:": Metric("relevance of", "share of relevance"),
+}
 
 
 def metric(name: str) -> Metric:
     """A measure in words; one that is not known is called by its name, without a unit."""
     if name in METRICS:
         return METRICS[name]
-    if name.startswith(_MASS):
-        return Metric(f"attention on {name.removeprefix(_MASS)}", _SHARE)
+    for start, words in _GROUPS.items():
+        if name.startswith(start):
+            return Metric(f"{words.label} {name.removeprefix(start)}", words.unit)
     for ending, words in _ENDINGS.items():
         known = METRICS.get(name.removesuffix(ending))
         if name.endswith(ending) and known is not None:

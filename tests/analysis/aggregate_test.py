@@ -190,9 +190,25 @@ def test_bad_families():
     with pytest.raises(ConfigError, match="names repeat"):
         aggregate(rows(), (OUTCOME, OUTCOME))
     with pytest.raises(ConfigError, match="finds no rows"):
-        aggregate(rows(), (Family("a", "h9", ("lift",)),))
-    with pytest.raises(ConfigError, match="primary test 'wilcoxon'"):
-        aggregate(rows(), (Family("a", "h1_1", ("lift",), primary="wilcoxon"),), resamples=9)
+        aggregate(rows(), (Family("a", "h1_1", ("nss",)),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hypothesis": "h9"}, "a: unknown hypothesis 'h9'"),
+        ({"metrics": ("lift", "lfit")}, "a: h1_1 gives no metric 'lfit'"),
+        ({"metrics": ()}, r"a: metrics is \(\)"),
+        ({"where": {"role": "target"}}, r"a: where\.role is 'target'"),
+        ({"primary": "wilcoxn"}, r"unknown primary test 'wilcoxn'\. Use welch, mann_whitney"),
+        ({"primary": "welch", "test": "above"}, "unknown primary test 'welch'"),
+        ({"alternative": "grater"}, "unknown alternative 'grater'. Use two-sided, greater, less"),
+        ({"floor": ("nose",)}, "unknown floor 'nose'. Use noise, frame"),
+    ],
+)
+def test_families_are_checked_when_they_are_made(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        Family(**({"name": "a", "hypothesis": "h1_1", "metrics": ("lift",)} | changes))
 
 
 @pytest.mark.slow

@@ -42,6 +42,28 @@ def test_names_are_checked(study):
         hypotheses.run(study, "h1_1", Options(cameras=("left",)))
 
 
+def test_texts_are_no_lists():
+    """Without the type checks of the tests, which would find them first."""
+    made = {
+        "Options(streams='suffix:action')": "streams is a text",
+        "Options(cameras='wrist')": "cameras is a text",
+        "Family('a', 'h1_1', 'lift')": "a: metrics is 'lift'",
+        "Family('a', 'h1_1', ('lift',), where={'role': 'target'})": "a: where.role is 'target'",
+        "Family('a', 'h1_1', ('lift',), reference='one')": "a: reference is 'one'",
+    }
+    lines = [
+        "from attn_jax.analysis.aggregate import Family",
+        "from attn_jax.analysis.options import Options",
+        "from attn_jax.core.errors import ConfigError",
+    ]
+    for call in made:
+        lines += ["try:", f"    {call}", "except ConfigError as error:", "    print(error)"]
+    done = testing.run_python("-c", "\n".join(lines))
+    said = done.stdout.splitlines()
+    assert len(said) == len(made), done.stderr
+    assert all(line.startswith(start) for line, start in zip(said, made.values(), strict=True))
+
+
 def test_missing_inputs_are_named(tmp_path):
     runs.write_run(tmp_path, only_reduced=True, objects=())
     bare = study_of(tmp_path)

@@ -24,6 +24,16 @@ def test_options_are_checked():
         Options(heads="best")
     with pytest.raises(ConfigError, match="stream:query"):
         Options(streams=("suffix",))
+    for wrong in (
+        {"tau": 5.0},
+        {"tau": -0.1},
+        {"tau": float("nan")},
+        {"top_share": 0.0},
+        {"top_share": 2.0},
+        {"cameras": "wrist"},
+    ):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            Options(**wrong)
     assert list(Options(streams=("prefix:text/word/red",)).pairs()) == [("prefix", "text/word/red")]
 
 

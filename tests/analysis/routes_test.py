@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from attn_jax.analysis import hypotheses, relevance
+from attn_jax.analysis import hypotheses, metrics, relevance
 from attn_jax.analysis.options import Options
 from attn_jax.core.errors import RecordError
 from tests import testing
@@ -25,6 +25,7 @@ def study(tmp_path_factory):
 
 def test_rollout_of_two_layers_by_hand(study):
     table = hypotheses.run(study, "rollout", Options())
+    metrics.require("rollout", sorted(set(table.metric)), where="rollout")
     total = sum(value(table, metric=f"rollout:{name}") for name in GROUPS)
     assert total == pytest.approx(1.0, abs=1e-5)
     # Each layer is half identity. All rows give 0.25 to each camera, tokens of which count as
@@ -79,6 +80,7 @@ def test_relevance_is_that_of_the_record(tmp_path, study):
     runs.write_run(tmp_path, layers=ALL, extra=edges)
     read = study_of(tmp_path)
     table = hypotheses.run(read, "relevance", Options())
+    metrics.require("relevance", sorted(set(table.metric)), where="relevance")
     suffix, prefix = (
         np.asarray(read.base.record([f"{name}.relevance"]).values) for name in ("suffix", "prefix")
     )

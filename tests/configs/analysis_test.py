@@ -9,7 +9,7 @@ import configs.analysis
 from attn_jax.analysis.hypotheses import HYPOTHESES
 from configs.analysis import parts
 from launch import app
-from launch.aggregate import families_of
+from launch.analysed import check_config, families_of
 from launch.episode_analysis import options_of
 from tests import testing
 
@@ -22,6 +22,7 @@ def test_configurations_hold_what_launchers_read(name):
     config = app.jsonable(module.get_config("tiny").to_dict())
     options = options_of(config)
     families = families_of(config)
+    check_config(config)
     assert options and families and config["resamples"] == 99
     assert {family.hypothesis for family in families} == set(options)
     assert f"configs/analysis/{name}.py" in (module.__doc__ or "")

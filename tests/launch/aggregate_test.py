@@ -200,6 +200,11 @@ def test_damaged_rows_are_named(tmp_path):
         aggregate_runs([out], tmp_path / "agg")
 
 
+def test_a_negative_seed_is_refused(analysed, tmp_path):
+    with pytest.raises(ConfigError, match="--seed: seed is -1"):
+        aggregate_runs([analysed], tmp_path, seed=-1)
+
+
 def test_nothing_to_aggregate(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.json"):
         aggregate_runs([tmp_path], tmp_path / "out")

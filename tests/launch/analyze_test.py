@@ -130,5 +130,32 @@ def test_bad_settings(run, tmp_path):
         analyse_run(run, config, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value", "said"),
+    [
+        ("families.target_lift", "alternative", "grater", "target_lift: unknown alternative"),
+        ("families.target_lift", "metrics", ("lfit",), "gives no metric 'lfit'"),
+        ("families.target_lift", "metrics", "lift", "target_lift"),
+        ("hypotheses.h1_1", "cameras", "wrist", r"config\.hypotheses\.h1_1: "),
+        ("hypotheses.h1_1", "tau", 5.0, r"config\.hypotheses\.h1_1: tau is 5"),
+        ("hypotheses.h1_1", "tau", "much", r"config\.hypotheses\.h1_1: "),
+        ("hypotheses.h1_1", "cameras", ("left",), "no episode has a camera 'left'.*front, wrist"),
+        ("hypotheses.h1_1", "streams", ("sufix:action",), "no episode has a stream 'sufix'"),
+        ("", "resamples", 0, r"config\.resamples: is 0"),
+    ],
+)
+def test_settings_are_checked_before_any_episode(tmp_path, part, field, value, said):
+    runs.write_run(tmp_path / "run", only_reduced=True)
+    config = h1_1_objects.get_config("tiny")
+    place = config
+    for name in filter(None, part.split(".")):
+        place = place[name]
+    with place.ignore_type():
+        place[field] = value
+    with pytest.raises(ConfigError, match=said):
+        analyse_run(tmp_path / "run", config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 if __name__ == "__main__":
     testing.main()

@@ -129,5 +129,11 @@ def test_command(run):
     assert (run / "overlays" / "episode_00000" / "timestep_005_front.png").is_file()
 
 
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan")])
+def test_frames_per_second_are_checked(fps):
+    with pytest.raises(ConfigError, match="--fps: is"):
+        Task(Look(), fps=fps)
+
+
 if __name__ == "__main__":
     testing.main()
