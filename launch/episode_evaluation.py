@@ -2,7 +2,7 @@
 
     python -m launch.evaluate --checkpoint=DIR --episodes=ROOT --workdir=RUN --capture=SELECTION
         [--prompts=prompts.yaml] [--noise_seeds=2] [--batch=4] [--seed=0]
-        [--rename=left:base,wrist:wrist] [--recorded_cameras=left,wrist] [--masks=auto]
+        [--recorded_cameras=left,wrist] [--rename=left:base,wrist:wrist] [--masks=auto]
         [--occlude=last] [--rotate=90,180,270]
 
 RUN receives `episodes/episode_00000/` (attention record, `observations.*` with the predicted
@@ -42,7 +42,7 @@ from attn_jax.probe.store import RecordWriter
 from attn_jax.train.progress import ProgressBar
 from launch import app, compile_cache, episode_variants
 from launch.episode_occlusion import BaseMaps, Hidden, hidden_patches
-from launch.episode_sources import EpisodeSource, open_source
+from launch.episode_sources import EpisodeSource, matched_cameras, open_source, with_cameras
 from launch.episode_variants import BASE, Occlusion, Variant, make_variants, turned
 
 PROMPTS = app.define_prompts()
@@ -52,7 +52,7 @@ NOISE_SEEDS = flags.DEFINE_integer(
 BATCH = flags.DEFINE_integer("batch", 4, "Frames predicted together.", lower_bound=1)
 RENAME = flags.DEFINE_list("rename", [], "Camera of the recording:camera of the checkpoint, ...")
 RECORDED_CAMERAS = flags.DEFINE_list(
-    "recorded_cameras", ["left", "wrist"], "Cameras of DROID-style recordings."
+    "recorded_cameras", [], "Cameras to take; default all, of DROID-style recordings left,wrist."
 )
 MASKS = flags.DEFINE_enum("masks", "auto", SOURCES, "Object masks of DROID-style recordings.")
 KEYFRAME_STEP = flags.DEFINE_integer(
@@ -70,6 +70,7 @@ class Settings:
       noise_seeds: variants with other noise.
       batch: frames predicted together.
       seed: of the noise.
+      cameras: those of the recording that the source was told to take; empty for all.
       rename: camera of the recording -> camera of the checkpoint; others keep their names.
       occlusion: patches that are hidden in variants; None hides nothing.
       rotate: degrees (90, 180, 270) by which pictures are turned in variants.
@@ -82,6 +83,7 @@ class Settings:
     noise_seeds: int = 0
     batch: int = 4
     seed: int = 0
+    cameras: Sequence[str] = ()
     rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
     occlusion: Occlusion | None = None
     rotate: Sequence[int] = ()
@@ -95,9 +97,9 @@ def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> 
         raise ConfigError("--episodes needs --workdir", fix="Name a folder for the run")
     capture = app.define_capture().value
     selection = Selection.parse(capture) if capture else None
-    droid = DroidOptions(tuple(RECORDED_CAMERAS.value), KEYFRAME_STEP.value, masks=MASKS.value)
+    droid = DroidOptions(keyframe_step=KEYFRAME_STEP.value, masks=MASKS.value)
     prompts = read_prompts(PROMPTS.value) if PROMPTS.value else ()
-    source = open_source(root, droid)
+    source = open_source(root, droid, cameras=RECORDED_CAMERAS.value)
     description = describe(checkpoint, tokenizer=tokenizer)
     num_layers, rename = description.config.architecture.depth, parse_rename(RENAME.value)
     settings = Settings(
@@ -106,6 +108,7 @@ def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> 
         noise_seeds=NOISE_SEEDS.value,
         batch=BATCH.value,
         seed=seed,
+        cameras=RECORDED_CAMERAS.value,
         rename=rename,
         occlusion=episode_variants.occlusion_from_flags(source, rename, num_layers),
         rotate=episode_variants.rotate_from_flags(),
@@ -127,7 +130,10 @@ def parse_rename(words: Sequence[str]) -> dict[str, str]:
     pairs = [word.split(":") for word in words]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise ConfigError(f"--rename={','.join(words)} is no list such as left:base,wrist:wrist")
-    return {old: new for old, new in pairs}
+    rename = {old: new for old, new in pairs}
+    if len(rename) < len(pairs):
+        raise ConfigError(f"--rename={','.join(words)} gives a camera two names")
+    return rename
 
 
 def variants_of(settings: Settings) -> tuple[Variant, ...]:
@@ -156,6 +162,8 @@ def prepare_run(settings: Settings, base: Selection | None, num_layers: int) -> 
         mine = {
             "seed": settings.seed + variant.noise,
             "rename": dict(settings.rename),
+            # Runs of earlier versions took all of them and do not say so.
+            **({"cameras": [*settings.cameras]} if settings.cameras else {}),
             **variant.settings(),
         }
         provenance = {**settings.provenance, "recorded_episodes": mine}
@@ -251,15 +259,11 @@ def run_variant(
     folder = episode_folder(run, number)
     if folder.exists():
         shutil.rmtree(folder)  # of an attempt that was cut off
-    cameras = _cameras(policy, episode, settings.rename)
-    episode = turned(episode, variant.degrees)
-    info = {**episode.info, **variant.facts(episode), **policy.denoising, "episode": name}
-    if "geometry" in info:
-        info["geometry"] = _renamed(info["geometry"], settings.rename)
-    made = dataclasses.replace(
-        episode, info=info, images=_renamed(episode.images, settings.rename),
-        masks=_renamed(episode.masks, settings.rename),
-    )  # fmt: skip
+    keys = policy.description.image_keys
+    cameras = matched_cameras(episode.cameras, tuple(keys), settings.rename)
+    made = turned(with_cameras(episode, cameras), variant.degrees)
+    info = {**made.info, **variant.facts(episode), **policy.denoising, "episode": name}
+    made = dataclasses.replace(made, info=info)
     if variant.degrees:
         info["rotation"] = {"degrees": variant.degrees, "camera": [*made.images]}
     hidden = None
@@ -278,7 +282,7 @@ def run_variant(
             rows = [*calls, *([calls[0]] * (settings.batch - len(calls)))]
             seed = settings.seed + variant.noise
             noise = np.stack([policy.episode_noise(seed, number, call) for call in rows])
-            prepared = prepare(policy.description, _observation(made, rows, cameras))
+            prepared = prepare(policy.description, _observation(made, rows, keys))
             removed = None
             if hidden is not None:
                 prepared, removed = hidden.applied(prepared, rows), hidden.removed(prepared, rows)
@@ -325,12 +329,10 @@ def _hidden(
     return hidden_patches(maps, hiding, box, seed=settings.seed, number=number)
 
 
-def _observation(
-    episode: Episode, rows: Sequence[int], cameras: Mapping[str, str]
-) -> dict[str, Any]:
-    """Calls of an episode as an observation with LeRobot's keys."""
+def _observation(episode: Episode, rows: Sequence[int], keys: Mapping[str, str]) -> dict[str, Any]:
+    """Calls of an episode as an observation; `keys` are LeRobot's of the checkpoint's cameras."""
     return {
-        **{key: episode.images[camera][rows] for camera, key in cameras.items()},
+        **{keys[camera]: pictures[rows] for camera, pictures in episode.images.items()},
         "observation.state": episode.state[rows],
         "task": [episode.prompt] * len(rows),
     }
@@ -343,26 +345,3 @@ def _save_recorded(folder: pathlib.Path, actions: NumpyArray) -> None:
         files.replace_file(
             folder / RECORDED, lambda file: np.save(file, actions, allow_pickle=False)
         )
-
-
-def _cameras(policy: Policy, episode: Episode, rename: Mapping[str, str]) -> dict[str, str]:
-    """Camera of the episode, by the checkpoint's name -> LeRobot's key of the checkpoint.
-
-    Raises:
-      ConfigError: the checkpoint has no such camera.
-    """
-    keys = policy.description.image_keys
-    out = {camera: keys.get(rename.get(camera, camera)) for camera in episode.images}
-    missing = [camera for camera, key in out.items() if key is None]
-    if missing or not out:
-        raise ConfigError(
-            f"the checkpoint has no camera for {', '.join(missing) or 'an episode without any'}",
-            where="--rename",
-            fix=f"It has {', '.join(keys)}: write for example --rename={(missing or ['left'])[0]}:"
-            f"{next(iter(keys))}",
-        )
-    return {rename.get(camera, camera): key for camera, key in out.items() if key is not None}
-
-
-def _renamed(values: Mapping[str, Any], rename: Mapping[str, str]) -> dict[str, Any]:
-    return {rename.get(name, name): value for name, value in values.items()}

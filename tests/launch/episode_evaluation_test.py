@@ -167,6 +167,16 @@ def test_cameras_that_the_checkpoint_lacks(policy, root, tmp_path):
     only = Settings(tmp_path, progress=False)
     with pytest.raises(EpisodeError, match=r"no camera for left.*--rename=left:base"):
         evaluate_episodes(policy, open_source(root), only)
+    both = dataclasses.replace(only, rename={"left": "wrist"}, run=tmp_path / "both")
+    with pytest.raises(EpisodeError, match="left and wrist of the recording would both be 'wrist'"):
+        evaluate_episodes(policy, open_source(root), both)
+    alone = dataclasses.replace(only, cameras=("wrist",))
+    with pytest.raises(ConfigError, match="another recorded_episodes"):
+        evaluate_episodes(policy, open_source(root, cameras=("wrist",)), alone)
+    alone = dataclasses.replace(alone, run=tmp_path / "alone")
+    evaluate_episodes(policy, open_source(root, cameras=("wrist",)), alone)
+    found = read_episode(episode_folder(tmp_path / "alone", 1))
+    assert found.cameras == ("wrist",) and set(found.info["geometry"]) == {"wrist"}
 
 
 @pytest.mark.slow
@@ -194,6 +204,8 @@ def test_renames():
     }
     with pytest.raises(ConfigError, match="left:base,wrist:wrist"):
         episode_evaluation.parse_rename(["left"])
+    with pytest.raises(ConfigError, match="two names"):
+        episode_evaluation.parse_rename(["left:base", "left:wrist"])
 
 
 @pytest.mark.slow
