@@ -44,6 +44,7 @@ from launch import app, compile_cache, episode_variants
 from launch.episode_occlusion import BaseMaps, Hidden, hidden_patches
 from launch.episode_sources import EpisodeSource, matched_cameras, open_source, with_cameras
 from launch.episode_variants import BASE, Occlusion, Variant, make_variants, turned
+from launch.pace import Pace
 
 PROMPTS = app.define_prompts()
 NOISE_SEEDS = flags.DEFINE_integer(
@@ -189,19 +190,23 @@ def evaluate_episodes(policy: Policy, source: EpisodeSource, settings: Settings)
     """
     prepare_run(settings, policy.selection, policy.config.architecture.depth)
     variants = variants_of(settings)
+    # The episode is read only where there is something to do.
+    waiting = {
+        number: left
+        for number in range(len(source.names))
+        if (left := [v for v in variants if not is_finished(v.folder(settings.run), number)])
+    }
     failed: dict[str, str] = {}
-    inferences = skipped = 0
-    with ProgressBar(len(source.names), enabled=settings.progress) as bar:
-        for number, name in enumerate(source.names):
-            waiting = [v for v in variants if not is_finished(v.folder(settings.run), number)]
-            skipped += len(variants) - len(waiting)
+    inferences = 0
+    pace = Pace(len(waiting))
+    with ProgressBar(len(waiting), enabled=settings.progress) as bar:
+        for number, left in waiting.items():
+            name = source.names[number]
+            ending = "finished"
             try:
-                # The episode is read only where there is something to do.
-                if not waiting:
-                    continue
                 episode = source.read(number)
                 maps = BaseMaps(episode_folder(settings.run, number), episode)
-                for variant in waiting:
+                for variant in left:
                     if not variant.suits(episode):
                         logging.warning("episode %s has no %s", name, variant.key)
                         continue
@@ -209,9 +214,10 @@ def evaluate_episodes(policy: Policy, source: EpisodeSource, settings: Settings)
                     inferences += episode.num_calls
             except InputError as error:
                 failed[name] = str(error)
-                logging.error("episode %s failed: %s", name, error)
-            finally:
-                bar.update(step=number + 1, values={"failed": float(len(failed))})
+                ending = f"failed: {error}"
+            level = logging.ERROR if name in failed else logging.INFO
+            logging.log(level, "episode %s %s; %s", name, ending, pace.done())
+            bar.update(step=pace.count, values={"failed": float(len(failed))})
     if failed:
         name, message = next(iter(failed.items()))
         raise EpisodeError(
@@ -223,7 +229,7 @@ def evaluate_episodes(policy: Policy, source: EpisodeSource, settings: Settings)
         "episodes": len(source.names),
         "variants": [variant.key for variant in variants],
         "inferences": inferences,
-        "skipped": skipped,
+        "skipped": len(variants) * len(source.names) - sum(map(len, waiting.values())),
     }
 
 

@@ -28,6 +28,7 @@ from attn_jax.core.errors import ConfigError, DiskFullError, EpisodeError
 from attn_jax.policies.policy import Policy, Prediction
 from attn_jax.policies.recorder import read_outcome
 from attn_jax.train.progress import ProgressBar
+from launch.pace import Pace
 from launch.rollout_results import write_eval_info
 from launch.rollout_slots import Job, Settings, Slot
 from robots.interface import EnvTask, PolicyEnv
@@ -73,7 +74,8 @@ class _Run:
         self._waiting = collections.deque(j for j in jobs if j.number not in self._finished)
         if self._finished:
             logging.info("%d of %d episodes are finished already", len(self._finished), len(jobs))
-        self._done = self._succeeded = 0
+        self._succeeded = 0
+        self._pace = Pace(self.left)
         self.bar = ProgressBar(self.left, enabled=settings.progress)
 
     @property
@@ -115,16 +117,17 @@ class _Run:
             self._succeeded += bool(outcome["success"])
             self._write()
             success = "success" if outcome["success"] else "no success"
-            logging.info("%s: %s after %d steps", job, success, outcome["steps"])
+            ending = f"{success} after {outcome['steps']} steps"
         elif isinstance(error, Exception) and not isinstance(error, (ConfigError, DiskFullError)):
             logging.error("%s failed; a new environment goes on", job, exc_info=error)
             self._failed[job] = error
             slot.rebuild()
+            ending = "failed"
         else:
             raise error
-        self._done += 1
-        ended = self._done - len(self._failed)
-        self.bar.update(step=self._done, values={"success": self._succeeded / max(1, ended)})
+        logging.info("%s: %s; %s", job, ending, self._pace.done())
+        ended = max(1, self._pace.count - len(self._failed))
+        self.bar.update(step=self._pace.count, values={"success": self._succeeded / ended})
 
     def _write(self) -> dict[str, Any]:
         outcomes = [self._finished[j.number] for j in self._jobs if j.number in self._finished]

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 import rich.console
 import rich.progress
 
+_REMEMBERED_S = 3600.0
+
 
 class ProgressBar:
     """Bar on standard error.
@@ -33,6 +35,8 @@ class ProgressBar:
             rich.progress.TextColumn("left"),
             rich.progress.TimeRemainingColumn(),
             rich.progress.TextColumn("{task.fields[values]}"),
+            # rich forgets what is older, and one step may be an episode of minutes.
+            speed_estimate_period=_REMEMBERED_S,
             console=rich.console.Console(stderr=True, force_terminal=self.enabled or None),
             disable=not self.enabled,
             transient=True,
