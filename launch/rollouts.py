@@ -35,9 +35,16 @@ from robots.interface import EnvTask, PolicyEnv
 
 
 def plan_jobs(tasks: Sequence[EnvTask], *, episodes: int, seed: int) -> list[Job]:
-    """`episodes` episodes of every task; as in lerobot-eval, seeds begin anew with every task."""
-    pairs = [(task, repeat) for task in tasks for repeat in range(episodes)]
-    return [Job(n, task, seed + repeat, repeat) for n, (task, repeat) in enumerate(pairs)]
+    """`episodes` episodes of every task, one task after the other.
+
+    As in lerobot-eval, seeds begin anew with every task. Numbers count the first episodes of all
+    tasks, then the second ones and so on, so that more episodes leave those of earlier ones alone.
+    """
+    return [
+        Job(repeat * len(tasks) + place, task, seed + repeat, repeat)
+        for place, task in enumerate(tasks)
+        for repeat in range(episodes)
+    ]
 
 
 def run_rollouts(
