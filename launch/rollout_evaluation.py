@@ -50,9 +50,12 @@ def evaluate(
     Raises:
       ConfigError: values that cannot be, or a run folder of something else.
     """
-    for name in ("episodes", "n_envs"):
-        if config[name] < 1:
-            raise ConfigError(f"must be at least 1, got {config[name]}", where=f"config.{name}")
+    least = {"episodes": 1, "n_envs": 1, "max_steps": 1, "n_action_steps": 1, "seed": 0}
+    for name, lowest in least.items():
+        if config[name] is not None and config[name] < lowest:
+            raise ConfigError(
+                f"must be at least {lowest}, got {config[name]}", where=f"config.{name}"
+            )
     make_env = env_factory(config.env)
     description = describe(checkpoint, tokenizer=tokenizer)
     steps = config.n_action_steps or description.config.n_action_steps

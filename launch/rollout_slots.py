@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from attn_jax.core.errors import NonFiniteError
 from attn_jax.core.geometry import rot180
 from attn_jax.core.typing import NumpyArray
 from attn_jax.policies.policy import Policy, Prediction
@@ -162,6 +163,12 @@ class Slot:
         self, prediction: Prediction, item: int, steps: int, policy: Policy
     ) -> dict[str, Any] | None:
         assert self._recorder is not None
+        actions = prediction.actions[item]
+        if not np.isfinite(actions).all():  # a simulator would go on with NaN in all its numbers
+            raise NonFiniteError(
+                f"actions of call {self.num_calls} (step {self._step}) are NaN or infinite",
+                fix="Look at the weights and the statistics of the checkpoint",
+            )
         selection = policy.selection
         wanted = selection is not None and selection.wants(self.num_calls)
         objects = self._objects
@@ -169,7 +176,7 @@ class Slot:
             env_step=self._step,
             images=self.view.images,
             state=self.view.state,
-            actions=prediction.actions[item],
+            actions=actions,
             records=prediction.records[item] if wanted and prediction.records else None,
             masks=None if objects is None else objects.masks,
         )
@@ -179,7 +186,7 @@ class Slot:
                 if number:
                     self.view = self._env.view()
                 self._video.append(_frame(self.view, self._env.geometry))
-            done = self._env.step(prediction.actions[item, number])
+            done = self._env.step(actions[number])
             self._step += 1
             self._rewards.append(done.reward)
             if done.done or self._step == self._settings.max_steps:

@@ -118,6 +118,10 @@ def test_an_environment_that_cannot_be_leaves_no_run(checkpoint, tmp_path):
 def test_bad_settings(checkpoint, config, tmp_path):
     for field, value, message in (
         ("episodes", 0, "config.episodes: must be at least 1"),
+        ("n_envs", 0, "config.n_envs: must be at least 1, got 0"),
+        ("max_steps", 0, "config.max_steps: must be at least 1, got 0"),
+        ("n_action_steps", 0, "config.n_action_steps: must be at least 1, got 0"),
+        ("seed", -1, "config.seed: must be at least 0, got -1"),
         ("n_action_steps", 9, "outside 1..4"),
     ):
         wrong = config.copy_and_resolve_references()

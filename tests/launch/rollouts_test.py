@@ -185,6 +185,35 @@ def test_a_failing_environment_costs_its_episode_only(single, policy, tmp_path):
     assert info["overall"]["n_episodes"] == 4
 
 
+def test_actions_that_are_no_numbers_reach_no_environment(policy, tmp_path, monkeypatch):
+    """Those of the second call of the first episode are NaN; the second episode goes on."""
+    acted = []
+
+    class Listening(PointEnv):
+        def step(self, action):
+            acted.append(action)
+            return super().step(action)
+
+    predict, calls = policy.predict, []
+
+    def spoilt(*args, **kwargs):
+        prediction = predict(*args, **kwargs)
+        calls.append(prediction)
+        actions = np.array(prediction.actions)
+        if len(calls) == 2:
+            actions[0, 1, 2] = np.nan
+        return dataclasses.replace(prediction, actions=actions)
+
+    monkeypatch.setattr(policy, "predict", spoilt)
+    jobs = plan_jobs(PointEnv.tasks[:1], episodes=2, seed=12)  # 4 and 5 steps
+    message = r"episode 0 \(.*, seed 12\): NonFiniteError: actions of call 1 \(step 2\) are NaN"
+    with pytest.raises(EpisodeError, match=message):
+        run_rollouts(policy, Listening, jobs, Settings(tmp_path, n_envs=2, video=False))
+    assert np.isfinite(acted).all() and len(acted) == 2 + 5
+    assert RecordReader(tmp_path, 0).env_step == (0,) and read_outcome(tmp_path, 0) is None
+    assert read_outcome(tmp_path, 1) is not None
+
+
 def test_what_fails_for_every_episode_stops_the_run(policy, tmp_path):
     class Other(PointEnv):
         def step(self, action):
