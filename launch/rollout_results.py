@@ -17,16 +17,15 @@ from attn_jax.core import files
 EVAL_INFO = "eval_info.json"
 
 
-def write_eval_info(
-    outcomes: Sequence[Mapping[str, Any]], run: pathlib.Path, seconds: float
-) -> dict[str, Any]:
+def write_eval_info(outcomes: Sequence[Mapping[str, Any]], run: pathlib.Path) -> dict[str, Any]:
     """Writes and returns `eval_info.json`.
 
     Args:
-      outcomes: `outcome.json` of the finished episodes, in order of their tasks.
+      outcomes: `outcome.json` of the finished episodes, in order of their tasks. Times are summed
+        over those that have `seconds`, which earlier versions did not write.
       run: run folder.
-      seconds: that this process has been running.
     """
+    seconds = [outcome["seconds"] for outcome in outcomes if "seconds" in outcome]
     of_task: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     of_group: dict[str, list[Mapping[str, Any]]] = {}
     for outcome in outcomes:
@@ -41,8 +40,8 @@ def write_eval_info(
         "per_group": {group: _means(found, run) for group, found in of_group.items()},
         "overall": {
             **_means(outcomes, run),
-            "eval_s": seconds,
-            "eval_ep_s": seconds / max(1, len(outcomes)),
+            "eval_s": float(sum(seconds)),
+            "eval_ep_s": sum(seconds) / max(1, len(seconds)),
         },
     }
     files.write_json(run / EVAL_INFO, info)
@@ -55,6 +54,7 @@ def _lists(outcomes: Sequence[Mapping[str, Any]], run: pathlib.Path) -> dict[str
         "max_rewards": [o["max_reward"] for o in outcomes],
         "successes": [o["success"] for o in outcomes],
         "video_paths": [str(run / o["video"]) for o in outcomes if o["video"]],
+        "predicted_video_paths": [],  # of policies that predict pictures
     }
 
 
@@ -71,4 +71,5 @@ def _means(outcomes: Sequence[Mapping[str, Any]], run: pathlib.Path) -> dict[str
         "pc_success": None if success is None else 100 * success,
         "n_episodes": len(outcomes),
         "video_paths": lists["video_paths"],
+        "predicted_video_paths": lists["predicted_video_paths"],
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -75,14 +76,21 @@ class Settings:
 
 
 class Slot:
-    """One environment and the episode that runs in it; the environment stays in one thread."""
+    """One environment and the episode that runs in it; the environment stays in one thread.
+
+    Attributes:
+      job: the episode that runs; None between episodes.
+      num_calls: predictions that the episode has had.
+      seconds: its part of the time of turns that are over; the caller adds to it.
+      prompt, view: what the policy sees next.
+    """
 
     def __init__(self, make_env: Callable[[], PolicyEnv], settings: Settings):
         self._settings, self._make_env = settings, make_env
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "environment")
         self._making = self._thread.submit(make_env)
         self.job: Job | None = None
-        self.num_calls = 0
+        self.num_calls, self.seconds = 0, 0.0
         self._video: VideoWriter | None = None
         self._recorder: EpisodeRecorder | None = None
 
@@ -99,10 +107,26 @@ class Slot:
         return self._thread.submit(self._begin, job, policy)
 
     def act(
-        self, prediction: Prediction, item: int, steps: int, policy: Policy
+        self,
+        prediction: Prediction,
+        item: int,
+        steps: int,
+        policy: Policy,
+        *,
+        began: float,
+        share: float,
     ) -> concurrent.futures.Future[dict[str, Any] | None]:
-        """Records a prediction and carries it out; the result is the outcome of a done episode."""
-        return self._thread.submit(self._act, prediction, item, steps, policy)
+        """Records a prediction and carries it out; the result is the outcome of a done episode.
+
+        Args:
+          prediction: of all environments that act now.
+          item: which sample of it is this environment's.
+          steps: actions to carry out.
+          policy: that predicted.
+          began: `time.monotonic()` at which this turn began, with the prediction.
+          share: of the time since then, and of turns before in `seconds`, that is the episode's.
+        """
+        return self._thread.submit(self._act, prediction, item, steps, policy, began, share)
 
     def rebuild(self) -> None:
         """Stops the episode that runs, which stays unfinished, and makes a new environment."""
@@ -130,7 +154,7 @@ class Slot:
         self._env = self._making.result()
         self.prompt = self._env.reset(job.task, seed=job.seed, episode=job.repeat)
         self.view = self._env.view()
-        self.num_calls, self._step = 0, 0
+        self.num_calls, self.seconds, self._step = 0, 0.0, 0
         self._rewards: list[float] = []
         self._objects = self._env.objects() if self._settings.masks else None
         info = {
@@ -160,7 +184,13 @@ class Slot:
         return pathlib.Path("videos") / folder / f"eval_episode_{job.repeat:05d}.mp4"
 
     def _act(
-        self, prediction: Prediction, item: int, steps: int, policy: Policy
+        self,
+        prediction: Prediction,
+        item: int,
+        steps: int,
+        policy: Policy,
+        began: float,
+        share: float,
     ) -> dict[str, Any] | None:
         assert self._recorder is not None
         actions = prediction.actions[item]
@@ -190,13 +220,14 @@ class Slot:
             self._step += 1
             self._rewards.append(done.reward)
             if done.done or self._step == self._settings.max_steps:
-                return self._finish(success=done.success)
+                seconds = self.seconds + share * (time.monotonic() - began)
+                return self._finish(success=done.success, seconds=seconds)
         self.view = self._env.view()
         if objects is not None:
             self._objects = self._env.objects()
         return None
 
-    def _finish(self, *, success: bool) -> dict[str, Any]:
+    def _finish(self, *, success: bool, seconds: float) -> dict[str, Any]:
         assert self.job is not None and self._recorder is not None
         if self._video is not None:
             self._video.close()
@@ -210,6 +241,7 @@ class Slot:
             "seed": job.seed,
             "steps": self._step,
             "calls": self.num_calls,
+            "seconds": seconds,
             "success": bool(success),
             "sum_reward": float(np.sum(self._rewards)),
             "max_reward": float(np.max(self._rewards)),

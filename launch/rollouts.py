@@ -75,7 +75,6 @@ class _Run:
 
     def __init__(self, policy: Policy, jobs: Sequence[Job], settings: Settings):
         self._policy, self._jobs, self._settings = policy, jobs, settings
-        self._started = time.monotonic()
         self._finished = _outcomes(jobs, settings)
         self._failed: dict[Job, Exception] = {}
         self._waiting = collections.deque(j for j in jobs if j.number not in self._finished)
@@ -92,6 +91,7 @@ class _Run:
 
     def turn(self, slots: Sequence[Slot]) -> bool:
         """One prediction for every environment, and its actions; False when all jobs are done."""
+        began = time.monotonic()
         for slot in slots:
             while slot.job is None and self._waiting:
                 job = self._waiting.popleft()
@@ -102,8 +102,15 @@ class _Run:
         policy, settings = self._policy, self._settings
         prediction = _predict(policy, [slot for slot, _ in active], settings, batch=len(slots))
         steps = settings.n_action_steps or policy.config.n_action_steps
-        turns = [slot.act(prediction, item, steps, policy) for item, (slot, _) in enumerate(active)]
+        # Environments side by side share the time: the seconds of their episodes add up to it.
+        share = 1 / len(active)
+        turns = [
+            slot.act(prediction, item, steps, policy, began=began, share=share)
+            for item, (slot, _) in enumerate(active)
+        ]
         concurrent.futures.wait(turns)
+        for slot, _ in active:
+            slot.seconds += share * (time.monotonic() - began)
         for (slot, job), turn in zip(active, turns, strict=True):
             self._settle(slot, job, turn)
         return True
@@ -138,8 +145,7 @@ class _Run:
 
     def _write(self) -> dict[str, Any]:
         outcomes = [self._finished[j.number] for j in self._jobs if j.number in self._finished]
-        seconds = time.monotonic() - self._started
-        return write_eval_info(outcomes, self._settings.run, seconds)
+        return write_eval_info(outcomes, self._settings.run)
 
     def result(self) -> dict[str, Any]:
         """What `eval_info.json` holds; raises `EpisodeError` when episodes failed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_videos_show_the_observation_before_every_action(single):
     assert np.abs(right - picture[::-1, ::-1]).mean() < np.abs(right - picture).mean() / 2
 
 
-def test_eval_info_has_the_keys_of_lerobot(single):
+def test_eval_info_of_a_run(single):
     run, info = single
     assert json.loads((run / rollout_results.EVAL_INFO).read_text()) == info
     overall = info["overall"]
@@ -91,6 +92,62 @@ def test_eval_info_has_the_keys_of_lerobot(single):
     ]
     assert info["per_task"][0]["metrics"]["successes"] == [True, False]
     assert info["per_group"]["points"]["n_episodes"] == 4
+
+
+def test_eval_info_has_the_keys_of_lerobot(single, monkeypatch, tmp_path):
+    """Those that lerobot's own loop over tasks gives where its rollouts give the same numbers."""
+    testing.require_module("torch", "lerobot")
+    import torch
+    from lerobot.scripts import lerobot_eval
+
+    _, info = single
+    metrics = info["per_task"][0]["metrics"]
+    episodes = [
+        {"sum_reward": a, "max_reward": b, "success": c}
+        for a, b, c in zip(
+            metrics["sum_rewards"], metrics["max_rewards"], metrics["successes"], strict=True
+        )
+    ]
+    found = {"per_episode": episodes, "video_paths": metrics["video_paths"]}
+    monkeypatch.setattr(lerobot_eval, "eval_policy", lambda **_: found)
+
+    nothing = torch.nn.Module()  # for the environments as well, which are only closed
+    nothing.close = lambda: None
+    theirs = lerobot_eval.eval_policy_all(
+        {"points": {0: nothing, 1: nothing}}, nothing, None, None, None, None, 2,
+        max_episodes_rendered=2, videos_dir=tmp_path,
+    )  # fmt: skip
+    assert _keys(theirs) == _keys(info)
+    assert theirs["per_group"]["points"]["pc_success"] == info["per_group"]["points"]["pc_success"]
+
+
+def _keys(value):
+    """Names at every depth; of a list, those of its first mapping."""
+    if isinstance(value, dict):
+        return {name: _keys(inner) for name, inner in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [_keys(inner) for inner in value]
+    return type(value) is list
+
+
+def test_times_are_those_of_the_episodes(single, policy, tmp_path):
+    """Of all processes that worked on a run; environments side by side share the time."""
+
+    def times(found):
+        return found["overall"]["eval_s"], found["overall"]["eval_ep_s"]
+
+    run, info = single
+    seconds = [read_outcome(run, job.number)["seconds"] for job in JOBS]
+    assert min(seconds) > 0 and times(info) == (sum(seconds), sum(seconds) / 4)
+    assert times(run_rollouts(policy, PointEnv, JOBS, Settings(run, source="points"))) == times(
+        info
+    )
+    first, three = plan_jobs(PointEnv.tasks[:1], episodes=1, seed=10), Settings(tmp_path, n_envs=3)
+    begin = time.monotonic()
+    run_rollouts(policy, PointEnv, first, three)
+    jobs = plan_jobs(PointEnv.tasks[:1], episodes=4, seed=10)
+    total, mean = times(run_rollouts(policy, PointEnv, jobs, three))
+    assert 0 < total <= time.monotonic() - begin and mean == total / 4
 
 
 def test_an_episode_does_not_depend_on_its_batch(single, policy, tmp_path):
