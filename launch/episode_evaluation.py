@@ -34,7 +34,7 @@ from attn_jax.data.droid import DroidOptions
 from attn_jax.data.droid_masks import SOURCES
 from attn_jax.data.episodes import RECORDED, Episode, episode_folder, write_episode
 from attn_jax.data.prompts import Prompt, read_prompts
-from attn_jax.policies.observations import describe, prepare
+from attn_jax.policies.observations import Description, describe, prepare
 from attn_jax.policies.policy import Policy, with_weights
 from attn_jax.probe.schema import continue_run
 from attn_jax.probe.select import Selection
@@ -103,6 +103,8 @@ def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> 
     source = open_source(root, droid, cameras=RECORDED_CAMERAS.value)
     description = describe(checkpoint, tokenizer=tokenizer)
     num_layers, rename = description.config.architecture.depth, parse_rename(RENAME.value)
+    # Everything that can be wrong without the weights is found before they are read.
+    cameras = check_fits(description, source.first(), rename)
     settings = Settings(
         run=pathlib.Path(app.WORKDIR.value),
         prompts=prompts,
@@ -111,7 +113,7 @@ def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> 
         seed=seed,
         cameras=RECORDED_CAMERAS.value,
         rename=rename,
-        occlusion=episode_variants.occlusion_from_flags(source, rename, num_layers),
+        occlusion=episode_variants.occlusion_from_flags(cameras, num_layers),
         rotate=episode_variants.rotate_from_flags(),
         provenance={
             **description.provenance(),
@@ -120,7 +122,6 @@ def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> 
         },
     )
     compile_cache.enable()
-    # Everything that can be wrong without the weights is found before they are read.
     prepare_run(settings, selection, num_layers)
     policy = with_weights(description, capture=selection)
     return evaluate_episodes(policy, source, settings)
@@ -135,6 +136,35 @@ def parse_rename(words: Sequence[str]) -> dict[str, str]:
     if len(rename) < len(pairs):
         raise ConfigError(f"--rename={','.join(words)} gives a camera two names")
     return rename
+
+
+def check_fits(
+    description: Description, episode: Episode, rename: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Makes the model's input of one call, for which no weights are needed.
+
+    Args:
+      description: of the checkpoint.
+      episode: as it was recorded.
+      rename: camera of the recording -> camera of the checkpoint; others keep their names.
+
+    Returns:
+      The cameras of the episode as the checkpoint calls them.
+
+    Raises:
+      ConfigError: the cameras, the state or the prompt do not fit the checkpoint.
+    """
+    keys = description.image_keys
+    cameras = matched_cameras(episode.cameras, tuple(keys), rename)
+    try:
+        prepare(description, _observation(with_cameras(episode, cameras), [0], keys))
+    except InputError as error:
+        raise ConfigError(
+            f"the recorded episodes do not fit the checkpoint: {error}",
+            where="--episodes",
+            fix="Name recordings of the robot that the policy was trained for",
+        ) from error
+    return tuple(cameras.values())
 
 
 def variants_of(settings: Settings) -> tuple[Variant, ...]:

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from attn_jax.core.errors import ConfigError, EpisodeError
+from attn_jax.core.errors import ConfigError, EpisodeError, InputError
 from attn_jax.core.typing import PathLike
 from attn_jax.data.droid import DroidOptions, droid_episodes, droid_name, read_droid
 from attn_jax.data.droid_files import OUTCOMES
@@ -34,6 +34,23 @@ class EpisodeSource:
     kind: str
     names: tuple[str, ...]
     read: Callable[[int], Episode]
+
+    def first(self) -> Episode:
+        """The first episode that can be read.
+
+        Raises:
+          EpisodeError: none can be read.
+          ConfigError: what was asked for is not there, whichever episode it is.
+        """
+        problems: list[str] = []
+        for number, name in enumerate(self.names):
+            try:
+                return self.read(number)
+            except ConfigError:
+                raise
+            except InputError as error:
+                problems.append(f"{name}: {error}")
+        raise EpisodeError("; ".join(["no episode can be read", *problems[:1]]))
 
 
 def open_source(

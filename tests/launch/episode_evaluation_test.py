@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from attn_jax.core.errors import ConfigError, EpisodeError
 from attn_jax.data.droid import DroidOptions, read_droid
 from attn_jax.data.episodes import episode_folder, read_episode
 from attn_jax.data.prompts import Prompt
+from attn_jax.policies.observations import describe
 from attn_jax.policies.policy import load_policy
 from attn_jax.probe.select import Selection
 from attn_jax.probe.store import RecordReader
@@ -179,6 +181,18 @@ def test_cameras_that_the_checkpoint_lacks(policy, root, tmp_path):
     assert found.cameras == ("wrist",) and set(found.info["geometry"]) == {"wrist"}
 
 
+def test_what_does_not_fit_is_found_without_weights(checkpoint, root):
+    """In the description and one recorded call; `test_command` does so without weights on disk."""
+    description, episode = describe(checkpoint), open_source(root).first()
+    check = episode_evaluation.check_fits
+    assert check(description, episode, {"left": "base"}) == ("base", "wrist")
+    with pytest.raises(ConfigError, match="no camera for left"):
+        check(description, episode, {})
+    narrow = dataclasses.replace(episode, state=episode.state[:, :3])
+    with pytest.raises(ConfigError, match=r"do not fit .*state: has 3 dimensions, expected 8"):
+        check(description, narrow, {"left": "base"})
+
+
 @pytest.mark.slow
 def test_every_nth_call_and_no_capture(checkpoint, root, tmp_path):
     selection = dataclasses.replace(CAPTURE, every_n=2)
@@ -230,14 +244,23 @@ def test_command(checkpoint, root, tmp_path):
     facts = json.loads((tmp_path / "run" / "run.json").read_text())["provenance"]
     assert open_checkpoint(checkpoint).identity().items() <= facts.items()
     assert facts["model"]["cameras"] == ["base", "wrist"] and facts["packages"]["jax"]
-    again = testing.run_python(
-        "-m",
-        "launch.evaluate",
-        f"--checkpoint={checkpoint}",
-        f"--episodes={tmp_path / 'none'}",
-        f"--workdir={tmp_path / 'run'}",
-    )
-    assert again.returncode == 2 and "no such folder" in again.stderr
+    # No weights are read, and no folder is made.
+    blind = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, blind)
+    (blind / "model.safetensors").unlink()
+    for flag, message in (
+        (f"--episodes={tmp_path / 'none'}", "no such folder"),
+        (f"--episodes={root}", "no camera for left"),
+    ):
+        again = testing.run_python(
+            "-m",
+            "launch.evaluate",
+            f"--checkpoint={blind}",
+            flag,
+            f"--workdir={tmp_path / 'again'}",
+        )
+        assert again.returncode == 2 and message in again.stderr.splitlines()[-1]
+    assert not (tmp_path / "again").exists()
 
 
 if __name__ == "__main__":

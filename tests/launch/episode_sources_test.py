@@ -83,6 +83,23 @@ def test_every_camera_of_a_recording_needs_one_of_the_checkpoint():
         matched_cameras((), known, {})
 
 
+def test_the_first_episode_that_can_be_read(tmp_path):
+    first = fake_episodes.fake_episode(seed=1)
+    for number in range(3):
+        write_episode(
+            episode_folder(tmp_path, number), first if number else fake_episodes.fake_episode()
+        )
+    damaged = [episode_folder(tmp_path, number) / "observations.npz" for number in range(3)]
+    damaged[0].write_bytes(b"")
+    fake_episodes.equal(open_source(tmp_path).first(), first)
+    with pytest.raises(ConfigError, match="no camera side"):
+        open_source(tmp_path, cameras=("side",)).first()
+    for path in damaged:
+        path.write_bytes(b"")
+    with pytest.raises(EpisodeError, match="no episode can be read; episode_00000"):
+        open_source(tmp_path).first()
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(EpisodeError, match="no recorded episodes here"):
         open_source(tmp_path)
