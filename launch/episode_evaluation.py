@@ -48,7 +48,7 @@ from launch.pace import Pace
 
 PROMPTS = app.define_prompts()
 NOISE_SEEDS = flags.DEFINE_integer(
-    "noise_seeds", 1, "Predictions from other noise on every frame.", lower_bound=0
+    "noise_seeds", 0, "Predictions from other noise on every frame.", lower_bound=0
 )
 BATCH = flags.DEFINE_integer("batch", 4, "Frames predicted together.", lower_bound=1)
 RENAME = flags.DEFINE_list("rename", [], "Camera of the recording:camera of the checkpoint, ...")

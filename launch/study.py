@@ -95,6 +95,7 @@ def steps(folder: pathlib.Path) -> list[Step]:
                 f"--checkpoint={CHECKPOINT.value}",
                 f"--episodes={rollouts}",
                 f"--prompts={PROMPTS.value or DEFAULT_PROMPTS}",
+                "--noise_seeds=1",
                 "--occlude=last",
                 "--occlude_fills=mean",
                 f"--seed={SEED.value}",

@@ -234,7 +234,6 @@ def test_command(checkpoint, root, tmp_path):
         f"--workdir={tmp_path / 'run'}",
         "--capture=layers=last:1;reduce=patch_map",
         f"--prompts={prompts}",
-        "--noise_seeds=0",
         "--rename=left:base",
         "--json",
     )
