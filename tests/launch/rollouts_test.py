@@ -94,42 +94,6 @@ def test_eval_info_of_a_run(single):
     assert info["per_group"]["points"]["n_episodes"] == 4
 
 
-def test_eval_info_has_the_keys_of_lerobot(single, monkeypatch, tmp_path):
-    """Those that lerobot's own loop over tasks gives where its rollouts give the same numbers."""
-    testing.require_module("torch", "lerobot")
-    import torch
-    from lerobot.scripts import lerobot_eval
-
-    _, info = single
-    metrics = info["per_task"][0]["metrics"]
-    episodes = [
-        {"sum_reward": a, "max_reward": b, "success": c}
-        for a, b, c in zip(
-            metrics["sum_rewards"], metrics["max_rewards"], metrics["successes"], strict=True
-        )
-    ]
-    found = {"per_episode": episodes, "video_paths": metrics["video_paths"]}
-    monkeypatch.setattr(lerobot_eval, "eval_policy", lambda **_: found)
-
-    nothing = torch.nn.Module()  # for the environments as well, which are only closed
-    nothing.close = lambda: None
-    theirs = lerobot_eval.eval_policy_all(
-        {"points": {0: nothing, 1: nothing}}, nothing, None, None, None, None, 2,
-        max_episodes_rendered=2, videos_dir=tmp_path,
-    )  # fmt: skip
-    assert _keys(theirs) == _keys(info)
-    assert theirs["per_group"]["points"]["pc_success"] == info["per_group"]["points"]["pc_success"]
-
-
-def _keys(value):
-    """Names at every depth; of a list, those of its first mapping."""
-    if isinstance(value, dict):
-        return {name: _keys(inner) for name, inner in value.items()}
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return [_keys(inner) for inner in value]
-    return type(value) is list
-
-
 def test_times_are_those_of_the_episodes(single, policy, tmp_path):
     """Of all processes that worked on a run; environments side by side share the time."""
 
