@@ -5,8 +5,9 @@
         --capture="streams=suffix;layers=last:2"
 
 Arguments: `libero` or `tabletop`; of LIBERO the `suite`, of the tabletop the `task`; `size` of the
-pictures, pixels. `tiny` runs a few steps of one episode. A LIBERO episode of 280 steps takes about
-30 s of simulation with video on one core, and the predictions of the policy beside it.
+pictures, pixels. Things, colours, cameras and shadows of the tabletop are fields: see
+`configs/tabletop.py`. `tiny` runs a few steps of one episode. A LIBERO episode of 280 steps takes
+about 30 s of simulation with video on one core, and the predictions of the policy beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from attn_jax.core.errors import ConfigError
-from configs import common
+from configs import common, tabletop
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -56,5 +57,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "name": "tabletop",
             "task": given.task,
             "size": given.size or 64,
+            **tabletop.SCENE,
         }
     return config

@@ -18,6 +18,16 @@ from configs import common
 
 #: As in robots/tabletop/tasks.py, which is not imported here.
 _TASKS = ("pick", "unplug", "place")
+#: What can be set of a tabletop, besides its task and the size of the pictures; of rollouts too.
+SCENE = {
+    # front, wrist, side, top
+    "cameras": ("front", "wrist"),
+    "colours": ("red", "green", "blue", "yellow"),
+    # cube, ball, cylinder, stick, bar
+    "shapes": ("cube", "ball", "cylinder"),
+    "distractors": 1,
+    "shadows": True,
+}
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -35,13 +45,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "name": "tabletop",
         "task": arg.task,
         "size": 32 if arg.tiny else arg.size,
-        # front, wrist, side, top
-        "cameras": ("front", "wrist"),
-        "colours": ("red", "green", "blue", "yellow"),
-        # cube, ball, cylinder, stick, bar
-        "shapes": ("cube", "ball", "cylinder"),
-        "distractors": 1,
-        "shadows": True,
+        **SCENE,
         # Default is the task's.
         "max_steps": config_dict.placeholder(int),
     }

@@ -18,7 +18,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import absl.app
@@ -202,6 +202,7 @@ def run(
     config: flags.FlagHolder | None = None,
     needs_workdir: bool = False,
     positional: bool = False,
+    expand: Callable[[Sequence[str]], list[str]] = list,
 ) -> None:
     """Parses flags, calls `main` and exits with the documented codes.
 
@@ -211,6 +212,7 @@ def run(
       config: the holder of `define_config`.
       needs_workdir: whether --workdir is required.
       positional: call main(arguments) with the words that are no flags, for launchers with verbs.
+      expand: what the command line is short for; raises ConfigError.
     """
 
     def body(argv: list[str]) -> None:
@@ -248,8 +250,10 @@ def run(
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            return flags.FLAGS(argv)
-        except (flags.Error, AttributeError, OSError) as error:
+            # config_flags looks for overrides there, whatever is parsed.
+            sys.argv[:] = expand(argv)
+            return flags.FLAGS(sys.argv)
+        except (flags.Error, AttributeError, OSError, ConfigError) as error:
             print(f"error: {_flag_problem(error)}", file=sys.stderr, flush=True)
             sys.exit(2)
 

@@ -2,7 +2,7 @@
 
     python -m launch.evaluate --checkpoint=DIR --episodes=ROOT --workdir=RUN --capture=SELECTION
         [--prompts=prompts.yaml] [--noise_seeds=2] [--batch=4] [--seed=0]
-        [--rename=left:base,wrist:wrist] [--recorded_cameras=left,wrist] [--masks=auto]
+        [--recorded_cameras=left,wrist] [--rename=left:base,wrist:wrist] [--masks=auto]
         [--occlude=last] [--rotate=90,180,270]
 
 RUN receives `episodes/episode_00000/` (attention record, `observations.*` with the predicted
@@ -34,7 +34,7 @@ from attn_jax.data.droid import DroidOptions
 from attn_jax.data.droid_masks import SOURCES
 from attn_jax.data.episodes import RECORDED, Episode, episode_folder, write_episode
 from attn_jax.data.prompts import Prompt, read_prompts
-from attn_jax.policies.observations import describe, prepare
+from attn_jax.policies.observations import Description, describe, prepare
 from attn_jax.policies.policy import Policy, with_weights
 from attn_jax.probe.schema import continue_run
 from attn_jax.probe.select import Selection
@@ -42,17 +42,18 @@ from attn_jax.probe.store import RecordWriter
 from attn_jax.train.progress import ProgressBar
 from launch import app, compile_cache, episode_variants
 from launch.episode_occlusion import BaseMaps, Hidden, hidden_patches
-from launch.episode_sources import EpisodeSource, open_source
+from launch.episode_sources import EpisodeSource, matched_cameras, open_source, with_cameras
 from launch.episode_variants import BASE, Occlusion, Variant, make_variants, turned
+from launch.pace import Pace
 
 PROMPTS = app.define_prompts()
 NOISE_SEEDS = flags.DEFINE_integer(
-    "noise_seeds", 1, "Predictions from other noise on every frame.", lower_bound=0
+    "noise_seeds", 0, "Predictions from other noise on every frame.", lower_bound=0
 )
 BATCH = flags.DEFINE_integer("batch", 4, "Frames predicted together.", lower_bound=1)
 RENAME = flags.DEFINE_list("rename", [], "Camera of the recording:camera of the checkpoint, ...")
 RECORDED_CAMERAS = flags.DEFINE_list(
-    "recorded_cameras", ["left", "wrist"], "Cameras of DROID-style recordings."
+    "recorded_cameras", [], "Cameras to take; default all, of DROID-style recordings left,wrist."
 )
 MASKS = flags.DEFINE_enum("masks", "auto", SOURCES, "Object masks of DROID-style recordings.")
 KEYFRAME_STEP = flags.DEFINE_integer(
@@ -70,6 +71,7 @@ class Settings:
       noise_seeds: variants with other noise.
       batch: frames predicted together.
       seed: of the noise.
+      cameras: those of the recording that the source was told to take; empty for all.
       rename: camera of the recording -> camera of the checkpoint; others keep their names.
       occlusion: patches that are hidden in variants; None hides nothing.
       rotate: degrees (90, 180, 270) by which pictures are turned in variants.
@@ -82,6 +84,7 @@ class Settings:
     noise_seeds: int = 0
     batch: int = 4
     seed: int = 0
+    cameras: Sequence[str] = ()
     rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
     occlusion: Occlusion | None = None
     rotate: Sequence[int] = ()
@@ -95,19 +98,22 @@ def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> 
         raise ConfigError("--episodes needs --workdir", fix="Name a folder for the run")
     capture = app.define_capture().value
     selection = Selection.parse(capture) if capture else None
-    droid = DroidOptions(tuple(RECORDED_CAMERAS.value), KEYFRAME_STEP.value, masks=MASKS.value)
+    droid = DroidOptions(keyframe_step=KEYFRAME_STEP.value, masks=MASKS.value)
     prompts = read_prompts(PROMPTS.value) if PROMPTS.value else ()
-    source = open_source(root, droid)
+    source = open_source(root, droid, cameras=RECORDED_CAMERAS.value)
     description = describe(checkpoint, tokenizer=tokenizer)
     num_layers, rename = description.config.architecture.depth, parse_rename(RENAME.value)
+    # Everything that can be wrong without the weights is found before they are read.
+    cameras = check_fits(description, source.first(), rename)
     settings = Settings(
         run=pathlib.Path(app.WORKDIR.value),
         prompts=prompts,
         noise_seeds=NOISE_SEEDS.value,
         batch=BATCH.value,
         seed=seed,
+        cameras=RECORDED_CAMERAS.value,
         rename=rename,
-        occlusion=episode_variants.occlusion_from_flags(source, rename, num_layers),
+        occlusion=episode_variants.occlusion_from_flags(cameras, num_layers),
         rotate=episode_variants.rotate_from_flags(),
         provenance={
             **description.provenance(),
@@ -116,7 +122,6 @@ def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> 
         },
     )
     compile_cache.enable()
-    # Everything that can be wrong without the weights is found before they are read.
     prepare_run(settings, selection, num_layers)
     policy = with_weights(description, capture=selection)
     return evaluate_episodes(policy, source, settings)
@@ -127,7 +132,39 @@ def parse_rename(words: Sequence[str]) -> dict[str, str]:
     pairs = [word.split(":") for word in words]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise ConfigError(f"--rename={','.join(words)} is no list such as left:base,wrist:wrist")
-    return {old: new for old, new in pairs}
+    rename = {old: new for old, new in pairs}
+    if len(rename) < len(pairs):
+        raise ConfigError(f"--rename={','.join(words)} gives a camera two names")
+    return rename
+
+
+def check_fits(
+    description: Description, episode: Episode, rename: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Makes the model's input of one call, for which no weights are needed.
+
+    Args:
+      description: of the checkpoint.
+      episode: as it was recorded.
+      rename: camera of the recording -> camera of the checkpoint; others keep their names.
+
+    Returns:
+      The cameras of the episode as the checkpoint calls them.
+
+    Raises:
+      ConfigError: the cameras, the state or the prompt do not fit the checkpoint.
+    """
+    keys = description.image_keys
+    cameras = matched_cameras(episode.cameras, tuple(keys), rename)
+    try:
+        prepare(description, _observation(with_cameras(episode, cameras), [0], keys))
+    except InputError as error:
+        raise ConfigError(
+            f"the recorded episodes do not fit the checkpoint: {error}",
+            where="--episodes",
+            fix="Name recordings of the robot that the policy was trained for",
+        ) from error
+    return tuple(cameras.values())
 
 
 def variants_of(settings: Settings) -> tuple[Variant, ...]:
@@ -156,6 +193,8 @@ def prepare_run(settings: Settings, base: Selection | None, num_layers: int) -> 
         mine = {
             "seed": settings.seed + variant.noise,
             "rename": dict(settings.rename),
+            # Runs of earlier versions took all of them and do not say so.
+            **({"cameras": [*settings.cameras]} if settings.cameras else {}),
             **variant.settings(),
         }
         provenance = {**settings.provenance, "recorded_episodes": mine}
@@ -181,19 +220,23 @@ def evaluate_episodes(policy: Policy, source: EpisodeSource, settings: Settings)
     """
     prepare_run(settings, policy.selection, policy.config.architecture.depth)
     variants = variants_of(settings)
+    # The episode is read only where there is something to do.
+    waiting = {
+        number: left
+        for number in range(len(source.names))
+        if (left := [v for v in variants if not is_finished(v.folder(settings.run), number)])
+    }
     failed: dict[str, str] = {}
-    inferences = skipped = 0
-    with ProgressBar(len(source.names), enabled=settings.progress) as bar:
-        for number, name in enumerate(source.names):
-            waiting = [v for v in variants if not is_finished(v.folder(settings.run), number)]
-            skipped += len(variants) - len(waiting)
+    inferences = 0
+    pace = Pace(len(waiting))
+    with ProgressBar(len(waiting), enabled=settings.progress) as bar:
+        for number, left in waiting.items():
+            name = source.names[number]
+            ending = "finished"
             try:
-                # The episode is read only where there is something to do.
-                if not waiting:
-                    continue
                 episode = source.read(number)
                 maps = BaseMaps(episode_folder(settings.run, number), episode)
-                for variant in waiting:
+                for variant in left:
                     if not variant.suits(episode):
                         logging.warning("episode %s has no %s", name, variant.key)
                         continue
@@ -201,9 +244,10 @@ def evaluate_episodes(policy: Policy, source: EpisodeSource, settings: Settings)
                     inferences += episode.num_calls
             except InputError as error:
                 failed[name] = str(error)
-                logging.error("episode %s failed: %s", name, error)
-            finally:
-                bar.update(step=number + 1, values={"failed": float(len(failed))})
+                ending = f"failed: {error}"
+            level = logging.ERROR if name in failed else logging.INFO
+            logging.log(level, "episode %s %s; %s", name, ending, pace.done())
+            bar.update(step=pace.count, values={"failed": float(len(failed))})
     if failed:
         name, message = next(iter(failed.items()))
         raise EpisodeError(
@@ -215,7 +259,7 @@ def evaluate_episodes(policy: Policy, source: EpisodeSource, settings: Settings)
         "episodes": len(source.names),
         "variants": [variant.key for variant in variants],
         "inferences": inferences,
-        "skipped": skipped,
+        "skipped": len(variants) * len(source.names) - sum(map(len, waiting.values())),
     }
 
 
@@ -251,15 +295,11 @@ def run_variant(
     folder = episode_folder(run, number)
     if folder.exists():
         shutil.rmtree(folder)  # of an attempt that was cut off
-    cameras = _cameras(policy, episode, settings.rename)
-    episode = turned(episode, variant.degrees)
-    info = {**episode.info, **variant.facts(episode), **policy.denoising, "episode": name}
-    if "geometry" in info:
-        info["geometry"] = _renamed(info["geometry"], settings.rename)
-    made = dataclasses.replace(
-        episode, info=info, images=_renamed(episode.images, settings.rename),
-        masks=_renamed(episode.masks, settings.rename),
-    )  # fmt: skip
+    keys = policy.description.image_keys
+    cameras = matched_cameras(episode.cameras, tuple(keys), settings.rename)
+    made = turned(with_cameras(episode, cameras), variant.degrees)
+    info = {**made.info, **variant.facts(episode), **policy.denoising, "episode": name}
+    made = dataclasses.replace(made, info=info)
     if variant.degrees:
         info["rotation"] = {"degrees": variant.degrees, "camera": [*made.images]}
     hidden = None
@@ -278,7 +318,7 @@ def run_variant(
             rows = [*calls, *([calls[0]] * (settings.batch - len(calls)))]
             seed = settings.seed + variant.noise
             noise = np.stack([policy.episode_noise(seed, number, call) for call in rows])
-            prepared = prepare(policy.description, _observation(made, rows, cameras))
+            prepared = prepare(policy.description, _observation(made, rows, keys))
             removed = None
             if hidden is not None:
                 prepared, removed = hidden.applied(prepared, rows), hidden.removed(prepared, rows)
@@ -325,12 +365,10 @@ def _hidden(
     return hidden_patches(maps, hiding, box, seed=settings.seed, number=number)
 
 
-def _observation(
-    episode: Episode, rows: Sequence[int], cameras: Mapping[str, str]
-) -> dict[str, Any]:
-    """Calls of an episode as an observation with LeRobot's keys."""
+def _observation(episode: Episode, rows: Sequence[int], keys: Mapping[str, str]) -> dict[str, Any]:
+    """Calls of an episode as an observation; `keys` are LeRobot's of the checkpoint's cameras."""
     return {
-        **{key: episode.images[camera][rows] for camera, key in cameras.items()},
+        **{keys[camera]: pictures[rows] for camera, pictures in episode.images.items()},
         "observation.state": episode.state[rows],
         "task": [episode.prompt] * len(rows),
     }
@@ -345,26 +383,3 @@ def _save_recorded(folder: pathlib.Path, actions: NumpyArray) -> None:
         lambda file: np.save(file, actions, allow_pickle=False),
         what="an episode",
     )
-
-
-def _cameras(policy: Policy, episode: Episode, rename: Mapping[str, str]) -> dict[str, str]:
-    """Camera of the episode, by the checkpoint's name -> LeRobot's key of the checkpoint.
-
-    Raises:
-      ConfigError: the checkpoint has no such camera.
-    """
-    keys = policy.description.image_keys
-    out = {camera: keys.get(rename.get(camera, camera)) for camera in episode.images}
-    missing = [camera for camera, key in out.items() if key is None]
-    if missing or not out:
-        raise ConfigError(
-            f"the checkpoint has no camera for {', '.join(missing) or 'an episode without any'}",
-            where="--rename",
-            fix=f"It has {', '.join(keys)}: write for example --rename={(missing or ['left'])[0]}:"
-            f"{next(iter(keys))}",
-        )
-    return {rename.get(camera, camera): key for camera, key in out.items() if key is not None}
-
-
-def _renamed(values: Mapping[str, Any], rename: Mapping[str, str]) -> dict[str, Any]:
-    return {rename.get(name, name): value for name, value in values.items()}

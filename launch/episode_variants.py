@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,12 @@ from absl import flags
 
 from attn_jax.analysis.fidelity import SHARE
 from attn_jax.analysis.studies import capture_fix
-from attn_jax.core.errors import ConfigError, EpisodeError
+from attn_jax.core.errors import ConfigError
 from attn_jax.data import episodes
 from attn_jax.data.episodes import Episode
 from attn_jax.data.prompts import NOISE, Prompt
 from attn_jax.probe.occlusion import FILLS
 from attn_jax.probe.select import Selection
-from launch.episode_sources import EpisodeSource
 
 #: A way to hide patches without changing pixels: no token may look at theirs.
 KEY_REMOVAL = "key_removal"
@@ -282,14 +281,15 @@ def _named(group: str, names: Sequence[str]) -> bool:
     return any(name in ("all", "valid") or fnmatch.fnmatchcase(group, name) for name in names)
 
 
-def occlusion_from_flags(
-    source: EpisodeSource, rename: Mapping[str, str], num_layers: int
-) -> Occlusion | None:
+def occlusion_from_flags(cameras: Sequence[str], num_layers: int) -> Occlusion | None:
     """What --occlude and its companions ask for; None when nothing is to be hidden.
+
+    Args:
+      cameras: of the checkpoint, those that are taken unless --occlude_cameras names some.
+      num_layers: of the action expert.
 
     Raises:
       ConfigError: values that cannot be.
-      EpisodeError: no episode can be read whose cameras would be taken.
     """
     if not OCCLUDE.value:
         return None
@@ -300,7 +300,7 @@ def occlusion_from_flags(
         )
     return Occlusion(
         tuple(int(word) for word in words),
-        tuple(OCCLUDE_CAMERAS.value) or cameras_of(source, rename),
+        tuple(OCCLUDE_CAMERAS.value or cameras),
         tuple(OCCLUDE_FILLS.value),
         OCCLUDE_SHARE.value,
         OCCLUDE_SEEDS.value,
@@ -312,21 +312,6 @@ def rotate_from_flags() -> tuple[int, ...]:
     if not all(word.isdecimal() for word in ROTATE.value):
         raise ConfigError(f"{','.join(ROTATE.value)} are no degrees", where="--rotate")
     return tuple(int(word) for word in ROTATE.value)
-
-
-def cameras_of(source: EpisodeSource, rename: Mapping[str, str]) -> tuple[str, ...]:
-    """Cameras of the first episode that can be read, as the checkpoint calls them.
-
-    Raises:
-      EpisodeError: none can be read.
-    """
-    problem = EpisodeError("there are no episodes")
-    for number in range(len(source.names)):
-        try:
-            return tuple(rename.get(name, name) for name in source.read(number).images)
-        except EpisodeError as error:
-            problem = error
-    raise problem
 
 
 def turned(episode: Episode, degrees: int) -> Episode:

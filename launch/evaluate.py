@@ -23,7 +23,8 @@ A policy (Pi0.5) is evaluated by rollouts instead:
     --config=configs/rollout.py:libero|tabletop [--config.field=value] [--capture=SELECTION]
     [--json]
 
-`--env=libero` is short for `--config=configs/rollout.py:libero`. RUN receives `episodes/` (see
+`--env=libero` is short for `--config=configs/rollout.py:libero`, so that `--config.episodes=5` goes
+with it. RUN receives `episodes/` (see
 docs/rollouts.md), `videos/` and `eval_info.json`, whose `overall` --json prints. What was
 interrupted goes on when the same command is given again.
 """
@@ -32,6 +33,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -77,7 +79,7 @@ COUNTERFACTUALS = flags.DEFINE_integer(
 )
 ROLLOUTS = flags.DEFINE_integer("rollouts", 32, "Rollouts; 0 skips them.", lower_bound=0)
 CONFIG = app.define_config()
-ENV = app.define_env()
+ENV = app.define_env()  # `expanded` makes a --config of it
 HORIZON = flags.DEFINE_integer("horizon", 8, "Steps of a rollout.", lower_bound=1)
 
 
@@ -89,7 +91,7 @@ def main() -> dict[str, Any]:
         return episode_evaluation.from_flags(
             EPISODES.value, CHECKPOINT.value, TOKENIZER.value, SEED.value
         )
-    if ENV.value or CONFIG.value is not None:
+    if CONFIG.value is not None:
         return _rollouts()
     for flag in (CHECKPOINT, DATA):
         if not flag.value:
@@ -153,15 +155,35 @@ def write_pictures(path: pathlib.Path, pictures: dict[str, np.ndarray]) -> None:
     files.write_file(path, lambda file: np.savez_compressed(file, **pictures), what="pictures")
 
 
+def expanded(argv: Sequence[str]) -> list[str]:
+    """The command line with the `--config` that `--env` is short for.
+
+    Raises:
+      ConfigError: both are given, or one of them twice.
+    """
+    out, shorts, configs = [], 0, 0
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        name = flag.lstrip("-") if flag.startswith("-") else ""
+        if name == ENV.name:
+            shorts += 1
+            value = value if equals else next(words, "")
+            word = f"--{CONFIG.name}={rollout.__file__}:{value}"
+        configs += name in (ENV.name, CONFIG.name)
+        out.append(word)
+    if shorts and configs > 1:
+        raise ConfigError("give --env or --config, not both", fix="Set fields by --config.x=...")
+    return out
+
+
 def _rollouts() -> dict[str, Any]:
-    if ENV.value and CONFIG.value is not None:
-        raise ConfigError("give --env or --config, not both")
     for name, value in (("checkpoint", CHECKPOINT.value), ("workdir", app.WORKDIR.value)):
         if not value:
             raise ConfigError(f"--{name} is required")
     compile_cache.enable()
     info = rollout_evaluation.evaluate(
-        CONFIG.value if ENV.value is None else rollout.get_config(ENV.value),
+        CONFIG.value,
         checkpoint=CHECKPOINT.value,
         run=app.WORKDIR.value,
         selection=Selection.parse(CAPTURE.value) if CAPTURE.value else None,
@@ -235,4 +257,4 @@ def record_attention(
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, expand=expanded)

@@ -6,12 +6,14 @@ result = evaluate(config, checkpoint="CHECKPOINT", run="RUN", selection=selectio
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 
+from attn_jax.core import files
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import PathLike
 from attn_jax.policies.observations import Description, describe
@@ -19,9 +21,13 @@ from attn_jax.policies.policy import with_weights
 from attn_jax.probe.arrays import read_json
 from attn_jax.probe.schema import RUN, start_run
 from attn_jax.probe.select import Selection
+from attn_jax.train.differences import config_differences
 from launch import app
 from launch.rollouts import Settings, plan_jobs, run_rollouts
 from robots.interface import PolicyEnv
+
+#: Fields that change no episode; episodes may be added to a run.
+MAY_CHANGE = ("config.n_envs", "config.episodes")
 
 
 def evaluate(
@@ -37,16 +43,19 @@ def evaluate(
     Args:
       config: of `configs/rollout.py`.
       checkpoint: see `policies.policy.load_policy`.
-      run: folder of the run; one that was interrupted goes on.
+      run: folder of the run; one that was interrupted goes on, also with more episodes.
       selection: attention to record.
       tokenizer: instead of the checkpoint's.
 
     Raises:
       ConfigError: values that cannot be, or a run folder of something else.
     """
-    for name in ("episodes", "n_envs"):
-        if config[name] < 1:
-            raise ConfigError(f"must be at least 1, got {config[name]}", where=f"config.{name}")
+    least = {"episodes": 1, "n_envs": 1, "max_steps": 1, "n_action_steps": 1, "seed": 0}
+    for name, lowest in least.items():
+        if config[name] is not None and config[name] < lowest:
+            raise ConfigError(
+                f"must be at least {lowest}, got {config[name]}", where=f"config.{name}"
+            )
     make_env = env_factory(config.env)
     description = describe(checkpoint, tokenizer=tokenizer)
     steps = config.n_action_steps or description.config.n_action_steps
@@ -56,15 +65,15 @@ def evaluate(
             where="config.n_action_steps",
         )
     run = pathlib.Path(run)
-    _start(run, config, description, selection)
-    # The first environment checks its settings before the weights are read.
+    # The first environment checks its settings before anything is written or weights are read.
     first = make_env()
     try:
         jobs = plan_jobs(first.tasks, episodes=config.episodes, seed=config.seed)
+        _start(run, config, description, selection)
+        policy = with_weights(description, capture=selection)
     except BaseException:
         first.close()
         raise
-    policy = with_weights(description, capture=selection)
     waiting = [first]
     settings = Settings(
         run=run,
@@ -105,23 +114,37 @@ def _start(
     description: Description,
     selection: Selection | None,
 ) -> None:
-    """Makes the run folder, or checks that the one that is there is of the same evaluation."""
+    """Makes the run folder, or checks that the one that is there is of the same evaluation.
+
+    Raises:
+      ConfigError: it is another one; names every field that differs, with both values.
+    """
     facts = description.provenance()
-    config_json = app.jsonable(config.to_dict())
-    same = {"family": facts["family"], "model": facts["model"], "config": config_json}
-    wanted = None if selection is None else selection.to_json()
-    if (run / RUN).exists():
-        found = read_json(run / RUN)
-        before = found.get("provenance") or {}
-        # Runs of earlier versions do not say which weights they had.
-        same |= {key: facts[key] for key in ("checkpoint_fingerprint",) if key in before}
-        changed = [name for name, value in same.items() if before.get(name) != value]
-        changed += ["selection"] if found.get("selection") != wanted else []
-        if changed:
-            raise ConfigError(
-                f"holds a run with another {changed[0]}",
-                where=run,
-                fix="Name another --workdir, or ask for the same again to go on",
-            )
-    provenance = {**app.provenance(config.seed), **facts, "config": config_json}
-    start_run(run, selection=selection, provenance=provenance)
+    wanted = {"family": facts["family"], "model": facts["model"]}
+    wanted |= {"config": app.jsonable(config.to_dict())}
+    chosen = None if selection is None else selection.to_json()
+    if not (run / RUN).exists():
+        provenance = {**app.provenance(config.seed), **facts, "config": wanted["config"]}
+        start_run(run, selection=selection, provenance=provenance)
+        return
+    found = read_json(run / RUN)
+    before = found.get("provenance") or {}
+    # Runs of earlier versions do not say which weights they had.
+    wanted |= {key: facts[key] for key in ("checkpoint_fingerprint",) if key in before}
+    different = config_differences(
+        {"selection": found.get("selection"), **{key: before.get(key) for key in wanted}},
+        json.loads(json.dumps({"selection": chosen, **wanted})),
+        ignore=MAY_CHANGE,
+    )
+    episodes = before["config"]["episodes"] if not different else 0
+    if config.episodes < episodes:
+        different.append(f"config.episodes: was {episodes}, now fewer, {config.episodes}")
+    if different:
+        raise ConfigError(
+            f"holds another run: {'; '.join(different)}",
+            where=run,
+            fix="Name another --workdir, or ask for the same again to go on",
+        )
+    if config.episodes > episodes:
+        before["config"]["episodes"] = config.episodes
+        files.write_json(run / RUN, found)

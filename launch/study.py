@@ -80,7 +80,7 @@ def steps(folder: pathlib.Path) -> list[Step]:
             (
                 "evaluate",
                 f"--checkpoint={CHECKPOINT.value}",
-                f"--config=configs/rollout.py:{ENV.value}",
+                f"--env={ENV.value}",
                 f"--config.seed={SEED.value}",
                 f"--config.episodes={TRIALS.value}",
                 f"--config.n_envs={N_ENVS.value}",

@@ -29,6 +29,9 @@ class _TimeLeft(rich.progress.ProgressColumn):
         return rich.text.Text(str(datetime.timedelta(seconds=max(0, int(min(known))))))
 
 
+_REMEMBERED_S = 3600.0
+
+
 class ProgressBar:
     """Bar on standard error.
 
@@ -54,6 +57,8 @@ class ProgressBar:
             rich.progress.TextColumn("left"),
             _TimeLeft(),
             rich.progress.TextColumn("{task.fields[values]}"),
+            # rich forgets what is older, and one step may be an episode of minutes.
+            speed_estimate_period=_REMEMBERED_S,
             console=rich.console.Console(stderr=True, force_terminal=self.enabled or None),
             disable=not self.enabled,
             transient=True,

@@ -6,6 +6,7 @@ prompt = env.reset(env.tasks[0], seed=3, episode=0)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from attn_jax.core.typing import Float, NumpyArray
 from robots.interface import EnvTask, Objects, Outcome, View
 from robots.tabletop.env import FPS, TabletopEnv
+from robots.tabletop.tasks import TaskConfig
 
 _IMAGES, _MASKS = "observation.images.", "observation.masks."
 
@@ -22,13 +24,22 @@ class TabletopRollouts:
 
     fps = float(FPS)
 
-    def __init__(self, task: str = "pick", **settings: Any):
-        """Takes the arguments of `TabletopEnv`.
+    def __init__(
+        self,
+        task: str = "pick",
+        *,
+        colours: Sequence[str] = TaskConfig.colours,
+        shapes: Sequence[str] = TaskConfig.shapes,
+        distractors: int = TaskConfig.distractors,
+        **settings: Any,
+    ):
+        """Takes the fields of `TaskConfig` and the arguments of `TabletopEnv`.
 
         Raises:
-          ConfigError: as `TabletopEnv`.
+          ConfigError: as these.
         """
-        self._env = TabletopEnv(task, **settings)
+        drawn = TaskConfig(task, tuple(colours), tuple(shapes), distractors)
+        self._env = TabletopEnv(drawn, **settings)
         self.tasks = (EnvTask("tabletop", 0, task),)
         turns = {"model_rot180": False, "video_rot180": False}
         self.geometry = {camera.name: turns for camera in self._env.cameras}

@@ -1,6 +1,7 @@
 import pytest
 
 from attn_jax.core.errors import ConfigError
+from configs import tabletop
 from configs.rollout import get_config
 from tests import testing
 
@@ -12,6 +13,13 @@ def test_environments():
     tiny = get_config("libero,tiny")
     assert (tiny.episodes, tiny.max_steps, tiny.env.task_ids) == (1, 4, (0,))
     assert get_config("tabletop,task=place").env.task == "place"
+
+
+def test_a_tabletop_as_it_is_recorded():
+    """Every field of the recorder's robot but the limit of steps, which rollouts have apart."""
+    recorded = tabletop.get_config("task=place,size=48").robot.to_dict()
+    recorded.pop("max_steps")
+    assert get_config("tabletop,task=place,size=48").env.to_dict() == recorded
 
 
 @pytest.mark.parametrize("arg", [None, "libero,tabletop", "kitchen", "libero,size=big"])

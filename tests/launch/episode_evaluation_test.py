@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from attn_jax.core.errors import ConfigError, EpisodeError
 from attn_jax.data.droid import DroidOptions, read_droid
 from attn_jax.data.episodes import episode_folder, read_episode
 from attn_jax.data.prompts import Prompt
+from attn_jax.policies.observations import describe
 from attn_jax.policies.policy import load_policy
 from attn_jax.probe.select import Selection
 from attn_jax.probe.store import RecordReader
@@ -167,6 +169,28 @@ def test_cameras_that_the_checkpoint_lacks(policy, root, tmp_path):
     only = Settings(tmp_path, progress=False)
     with pytest.raises(EpisodeError, match=r"no camera for left.*--rename=left:base"):
         evaluate_episodes(policy, open_source(root), only)
+    both = dataclasses.replace(only, rename={"left": "wrist"}, run=tmp_path / "both")
+    with pytest.raises(EpisodeError, match="left and wrist of the recording would both be 'wrist'"):
+        evaluate_episodes(policy, open_source(root), both)
+    alone = dataclasses.replace(only, cameras=("wrist",))
+    with pytest.raises(ConfigError, match="another recorded_episodes"):
+        evaluate_episodes(policy, open_source(root, cameras=("wrist",)), alone)
+    alone = dataclasses.replace(alone, run=tmp_path / "alone")
+    evaluate_episodes(policy, open_source(root, cameras=("wrist",)), alone)
+    found = read_episode(episode_folder(tmp_path / "alone", 1))
+    assert found.cameras == ("wrist",) and set(found.info["geometry"]) == {"wrist"}
+
+
+def test_what_does_not_fit_is_found_without_weights(checkpoint, root):
+    """In the description and one recorded call; `test_command` does so without weights on disk."""
+    description, episode = describe(checkpoint), open_source(root).first()
+    check = episode_evaluation.check_fits
+    assert check(description, episode, {"left": "base"}) == ("base", "wrist")
+    with pytest.raises(ConfigError, match="no camera for left"):
+        check(description, episode, {})
+    narrow = dataclasses.replace(episode, state=episode.state[:, :3])
+    with pytest.raises(ConfigError, match=r"do not fit .*state: has 3 dimensions, expected 8"):
+        check(description, narrow, {"left": "base"})
 
 
 @pytest.mark.slow
@@ -194,6 +218,8 @@ def test_renames():
     }
     with pytest.raises(ConfigError, match="left:base,wrist:wrist"):
         episode_evaluation.parse_rename(["left"])
+    with pytest.raises(ConfigError, match="two names"):
+        episode_evaluation.parse_rename(["left:base", "left:wrist"])
 
 
 @pytest.mark.slow
@@ -208,7 +234,6 @@ def test_command(checkpoint, root, tmp_path):
         f"--workdir={tmp_path / 'run'}",
         "--capture=layers=last:1;reduce=patch_map",
         f"--prompts={prompts}",
-        "--noise_seeds=0",
         "--rename=left:base",
         "--json",
     )
@@ -218,14 +243,23 @@ def test_command(checkpoint, root, tmp_path):
     facts = json.loads((tmp_path / "run" / "run.json").read_text())["provenance"]
     assert open_checkpoint(checkpoint).identity().items() <= facts.items()
     assert facts["model"]["cameras"] == ["base", "wrist"] and facts["packages"]["jax"]
-    again = testing.run_python(
-        "-m",
-        "launch.evaluate",
-        f"--checkpoint={checkpoint}",
-        f"--episodes={tmp_path / 'none'}",
-        f"--workdir={tmp_path / 'run'}",
-    )
-    assert again.returncode == 2 and "no such folder" in again.stderr
+    # No weights are read, and no folder is made.
+    blind = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, blind)
+    (blind / "model.safetensors").unlink()
+    for flag, message in (
+        (f"--episodes={tmp_path / 'none'}", "no such folder"),
+        (f"--episodes={root}", "no camera for left"),
+    ):
+        again = testing.run_python(
+            "-m",
+            "launch.evaluate",
+            f"--checkpoint={blind}",
+            flag,
+            f"--workdir={tmp_path / 'again'}",
+        )
+        assert again.returncode == 2 and message in again.stderr.splitlines()[-1]
+    assert not (tmp_path / "again").exists()
 
 
 if __name__ == "__main__":

@@ -301,7 +301,6 @@ def test_command(checkpoint, root, tmp_path):
         f"--episodes={root}",
         f"--workdir={tmp_path / 'run'}",
         "--rename=left:base",
-        "--noise_seeds=0",
         "--occlude=last",
         "--occlude_fills=mean",
         "--occlude_share=0.25",

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 
 from attn_jax.bridge.image_resize import model_image
-from attn_jax.core.errors import ConfigError, EpisodeError
+from attn_jax.core.errors import ConfigError
 from attn_jax.data.episodes import Episode
 from attn_jax.data.prompts import Prompt
 from attn_jax.probe.select import Selection
-from launch import episode_variants
-from launch.episode_sources import EpisodeSource
 from launch.episode_variants import Occlusion, check_capture, make_variants, turned
 from tests import testing
 
@@ -118,18 +116,6 @@ def test_a_capture_with_the_maps_is_taken():
         check_capture(variants, Selection.parse("all"), 3)
     with pytest.raises(ConfigError, match="--rotate"):
         check_capture(make_variants(rotate=(180,)), None, 18)
-
-
-def test_cameras_are_those_of_the_first_readable_episode():
-    def read(number):
-        if number == 0:
-            raise EpisodeError("damaged")
-        return episode()
-
-    source = EpisodeSource("run", ("a", "b"), read)
-    assert episode_variants.cameras_of(source, {"wrist": "left_wrist"}) == ("left_wrist",)
-    with pytest.raises(EpisodeError, match="damaged"):
-        episode_variants.cameras_of(EpisodeSource("run", ("a",), read), {})
 
 
 def test_turned_counter_clockwise():

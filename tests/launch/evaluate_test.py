@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -11,11 +12,13 @@ from absl.testing import flagsaver
 
 from attn_jax.core.canvas import CanvasGeometry
 from attn_jax.core.errors import ConfigError
+from attn_jax.data.episodes import episode_folder, read_episode
 from attn_jax.data.pipeline import CanvasSource, load_frames
 from attn_jax.models.canvas.model import CanvasConfig, CanvasModel
 from attn_jax.probe.select import Selection
 from attn_jax.probe.store import RecordReader
 from attn_jax.probe.verify import verify
+from configs import rollout
 from launch import evaluate
 from tests import testing
 from tests.data.fake_sessions import write_session
@@ -73,6 +76,41 @@ def test_an_existing_record_is_refused_before_any_work(tmp_path):
         (tmp_path / "attention" / "run.json").write_text("{}")
         with pytest.raises(ConfigError, match="holds an attention record already"):
             evaluate._record_folder()
+
+
+def test_env_is_short_for_a_config_whose_fields_can_be_set():
+    for words in (["--env=libero,tiny"], ["--env", "libero,tiny"], ["-env=libero,tiny"]):
+        command = evaluate.expanded(["evaluate", *words, "--config.episodes=3", "--seed=1"])
+        name, config, *rest = command
+        assert name == "evaluate" and rest == ["--config.episodes=3", "--seed=1"]
+        assert config == f"--config={rollout.__file__}:libero,tiny"
+    plain = ["evaluate", "--config=configs/rollout.py:libero", "--episodes=x"]
+    assert evaluate.expanded(plain) == plain
+    for words in (["--env=libero", "--config=x.py"], ["--env=libero", "--env=tabletop"]):
+        with pytest.raises(ConfigError, match="not both"):
+            evaluate.expanded(["evaluate", *words])
+
+
+@pytest.mark.slow
+def test_the_embedded_policy_on_a_tabletop_of_ones_own(tmp_path):
+    testing.require_module("tokenizers")
+    command = (
+        "-m", "launch.evaluate", "--checkpoint=robots/tabletop/policy",
+        "--env=tabletop,tiny,size=64", f"--workdir={tmp_path}", "--json",
+    )  # fmt: skip
+    done = testing.run_python(
+        *command, "--config.episodes=2", "--config.video=false", "--config.env.distractors=2"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["n_episodes"] == 2
+    assert "no success after 4 steps; 1 of 2; about" in done.stderr
+    assert len(read_episode(episode_folder(tmp_path, 1)).objects) == 3
+    refused = testing.run_python(*command)
+    assert refused.returncode == 2
+    assert "config.env.distractors: was 2, now 1" in refused.stderr.splitlines()[-1]
+    assert "config.video: was False, now True" in refused.stderr.splitlines()[-1]
+    both = testing.run_python(*command, "--config=configs/rollout.py:tabletop")
+    assert both.returncode == 2 and "not both" in both.stderr.splitlines()[-1]
 
 
 if __name__ == "__main__":

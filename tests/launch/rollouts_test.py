@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
 
-from attn_jax.core.errors import ConfigError
+from attn_jax.core.errors import ConfigError, EpisodeError
 from attn_jax.data.episodes import episode_folder, read_episode
 from attn_jax.policies.policy import load_policy
-from attn_jax.policies.recorder import OUTCOME
+from attn_jax.policies.recorder import OUTCOME, read_outcome
 from attn_jax.probe.schema import start_run
 from attn_jax.probe.select import Selection
 from attn_jax.probe.store import RecordReader
 from attn_jax.probe.verify import verify
 from attn_jax.viz.video import read_frames, read_info
-from launch import rollouts
+from launch import rollout_results
 from launch.attention_convert import convert
 from launch.rollouts import Settings, plan_jobs, run_rollouts
 from tests import testing
@@ -77,9 +78,9 @@ def test_videos_show_the_observation_before_every_action(single):
     assert np.abs(right - picture[::-1, ::-1]).mean() < np.abs(right - picture).mean() / 2
 
 
-def test_eval_info_has_the_keys_of_lerobot(single):
+def test_eval_info_of_a_run(single):
     run, info = single
-    assert json.loads((run / rollouts.EVAL_INFO).read_text()) == info
+    assert json.loads((run / rollout_results.EVAL_INFO).read_text()) == info
     overall = info["overall"]
     assert overall["n_episodes"] == 4 and overall["pc_success"] == 50.0
     assert overall["avg_sum_reward"] == overall["avg_max_reward"] == 0.5
@@ -91,6 +92,26 @@ def test_eval_info_has_the_keys_of_lerobot(single):
     ]
     assert info["per_task"][0]["metrics"]["successes"] == [True, False]
     assert info["per_group"]["points"]["n_episodes"] == 4
+
+
+def test_times_are_those_of_the_episodes(single, policy, tmp_path):
+    """Of all processes that worked on a run; environments side by side share the time."""
+
+    def times(found):
+        return found["overall"]["eval_s"], found["overall"]["eval_ep_s"]
+
+    run, info = single
+    seconds = [read_outcome(run, job.number)["seconds"] for job in JOBS]
+    assert min(seconds) > 0 and times(info) == (sum(seconds), sum(seconds) / 4)
+    assert times(run_rollouts(policy, PointEnv, JOBS, Settings(run, source="points"))) == times(
+        info
+    )
+    first, three = plan_jobs(PointEnv.tasks[:1], episodes=1, seed=10), Settings(tmp_path, n_envs=3)
+    begin = time.monotonic()
+    run_rollouts(policy, PointEnv, first, three)
+    jobs = plan_jobs(PointEnv.tasks[:1], episodes=4, seed=10)
+    total, mean = times(run_rollouts(policy, PointEnv, jobs, three))
+    assert 0 < total <= time.monotonic() - begin and mean == total / 4
 
 
 def test_an_episode_does_not_depend_on_its_batch(single, policy, tmp_path):
@@ -138,12 +159,24 @@ def test_finished_episodes_are_not_run_again(single, policy, tmp_path):
         run_rollouts(policy, make, others, Settings(run))
 
 
-def test_a_failing_environment_leaves_the_episode_unfinished(policy, tmp_path):
+def test_a_failing_environment_costs_its_episode_only(single, policy, tmp_path):
+    """Seed 11 fails at its second step, whatever runs beside it; everything else is finished."""
+
     class Broken(PointEnv):
         def step(self, action):
-            if self._step:
-                raise OSError("the simulator is gone")
+            if self._step and self._seed == 11:
+                raise RuntimeError("the simulator is gone")
             return super().step(action)
+
+        def reset(self, task, *, seed, episode):
+            if seed == 12:
+                raise OSError("no such start state")
+            return super().reset(task, seed=seed, episode=episode)
+
+        def close(self):
+            super().close()
+            if self.resets[-1:] and self.resets[-1][1] == 11:
+                raise RuntimeError("it cannot even be closed")
 
     made = []
 
@@ -151,12 +184,71 @@ def test_a_failing_environment_leaves_the_episode_unfinished(policy, tmp_path):
         made.append(Broken())
         return made[-1]
 
-    with pytest.raises(OSError, match="gone"):
-        run_rollouts(policy, make, JOBS, Settings(tmp_path, n_envs=2))
-    assert all(env.closed for env in made)
-    assert not list(tmp_path.glob(f"episodes/*/{OUTCOME}"))
-    assert not list(tmp_path.glob("videos/*/*.mp4"))
-    assert RecordReader(tmp_path, 0).num_calls == 1
+    settings = Settings(tmp_path, n_envs=2, source="points")
+    with pytest.raises(EpisodeError) as failed:
+        run_rollouts(policy, make, JOBS, settings)
+    assert "2 of 4 episodes failed (1, 3)" in str(failed.value)
+    first = "episode 1 (pick up the red cube, seed 11): RuntimeError: the simulator is gone"
+    assert first in str(failed.value)
+    assert [(env.closed, len(env.resets)) for env in made[:2]] == [(True, 2), (True, 1)]
+    assert all(env.closed for env in made) and len(made) == 4
+    done = [read_outcome(tmp_path, job.number) for job in JOBS]
+    assert [outcome is not None for outcome in done] == [True, False, True, False]
+    assert RecordReader(tmp_path, 1).num_calls == 1  # what was recorded of it stays
+    assert not (tmp_path / "videos" / "points_0" / "eval_episode_00001.mp4").exists()
+    before, after = (read_episode(episode_folder(run, 2)) for run in (single[0], tmp_path))
+    np.testing.assert_allclose(after.actions, before.actions, atol=1e-5)
+    (tmp_path / "reset").mkdir()
+    unlucky = plan_jobs(PointEnv.tasks[:1], episodes=1, seed=12)
+    with pytest.raises(EpisodeError, match=r"seed 12\): OSError: no such start state"):
+        run_rollouts(policy, make, unlucky, Settings(tmp_path / "reset", video=False))
+    info = run_rollouts(policy, PointEnv, JOBS, settings)  # repaired
+    assert info["overall"]["n_episodes"] == 4
+
+
+def test_actions_that_are_no_numbers_reach_no_environment(policy, tmp_path, monkeypatch):
+    """Those of the second call of the first episode are NaN; the second episode goes on."""
+    acted = []
+
+    class Listening(PointEnv):
+        def step(self, action):
+            acted.append(action)
+            return super().step(action)
+
+    predict, calls = policy.predict, []
+
+    def spoilt(*args, **kwargs):
+        prediction = predict(*args, **kwargs)
+        calls.append(prediction)
+        actions = np.array(prediction.actions)
+        if len(calls) == 2:
+            actions[0, 1, 2] = np.nan
+        return dataclasses.replace(prediction, actions=actions)
+
+    monkeypatch.setattr(policy, "predict", spoilt)
+    jobs = plan_jobs(PointEnv.tasks[:1], episodes=2, seed=12)  # 4 and 5 steps
+    message = r"episode 0 \(.*, seed 12\): NonFiniteError: actions of call 1 \(step 2\) are NaN"
+    with pytest.raises(EpisodeError, match=message):
+        run_rollouts(policy, Listening, jobs, Settings(tmp_path, n_envs=2, video=False))
+    assert np.isfinite(acted).all() and len(acted) == 2 + 5
+    assert RecordReader(tmp_path, 0).env_step == (0,) and read_outcome(tmp_path, 0) is None
+    assert read_outcome(tmp_path, 1) is not None
+
+
+def test_what_fails_for_every_episode_stops_the_run(policy, tmp_path):
+    class Other(PointEnv):
+        def step(self, action):
+            raise ConfigError("takes other actions")
+
+    made = []
+
+    def make():
+        made.append(Other())
+        return made[-1]
+
+    with pytest.raises(ConfigError, match="takes other actions"):
+        run_rollouts(policy, make, JOBS, Settings(tmp_path, video=False))
+    assert [(env.closed, len(env.resets)) for env in made] == [(True, 1)]
 
 
 def test_every_nth_call_and_a_limit_of_steps(policy, tmp_path):

@@ -46,5 +46,15 @@ def test_shows_rate_and_values(capsys):
         assert text in captured.err, captured.err
 
 
+def test_steps_of_minutes_have_a_time_left():
+    bar = ProgressBar(10, enabled=False)
+    now = 0.0
+    bar._bar.get_time = lambda: now
+    for step in range(1, 5):
+        now += 60.0
+        bar.update(step=step)
+    assert bar._bar.tasks[0].time_remaining == 6 * 60
+
+
 if __name__ == "__main__":
     testing.main()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from attn_jax.core.errors import ConfigError
 from robots.interface import PolicyEnv
 from robots.tabletop.rollouts import TabletopRollouts
 from tests import testing
@@ -25,6 +27,22 @@ def test_the_protocol():
     assert env.reset(env.tasks[0], seed=3, episode=1) == prompt
     np.testing.assert_array_equal(env.view().images["front"], view.images["front"])
     env.close()
+
+
+def test_things_cameras_and_shadows_can_be_chosen():
+    settings = {"size": 24, "cameras": ("side",), "colours": ("red", "blue")}
+    env = TabletopRollouts("pick", distractors=3, shapes=("cube", "ball"), **settings)
+    env.reset(env.tasks[0], seed=0, episode=0)
+    assert sorted(env.objects().names) == ["blue ball", "blue cube", "red ball", "red cube"]
+    assert list(env.view().images) == ["side"] == list(env.geometry)
+    bare = TabletopRollouts(
+        "pick", distractors=3, shapes=("cube", "ball"), shadows=False, **settings
+    )
+    bare.reset(bare.tasks[0], seed=0, episode=0)
+    lighter = bare.view().images["side"].astype(int) - env.view().images["side"]
+    assert lighter.min() >= 0 and lighter.max() > 20
+    with pytest.raises(ConfigError, match="9 distractors"):
+        TabletopRollouts("pick", distractors=9)
 
 
 if __name__ == "__main__":
