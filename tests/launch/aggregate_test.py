@@ -89,8 +89,8 @@ def test_ranking_of_heads(aggregated):
 
 def test_heads_are_a_table_too(aggregated):
     folder = aggregated[0]
-    ranking, table = app.read_json(folder / "heads.json"), pd.read_csv(folder / "heads.csv")
-    pd.testing.assert_frame_equal(table, pd.read_parquet(folder / "heads.parquet"))
+    ranking, table = app.read_json(folder / "heads.json"), pd.read_parquet(folder / "heads.parquet")
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "heads.csv"), table)
     assert tuple(table.columns) == aggregate.HEADS
     assert len(table) == sum(len(of["heads"]) for of in ranking.values())
     one = table[(table["query"] == "text") & (table.camera == "wrist")]

@@ -19,7 +19,7 @@ def test_from_a_checkpoint_to_a_report(tmp_path):
         "--trials=2", "--n_envs=2", "--max_steps=4",
         "--hypotheses=configs/analysis/all.py:lenient,tiny",
     )  # fmt: skip
-    done = testing.run_python("-m", "launch.study", *flags)
+    done = testing.run_python("-m", "launch.study", *flags, timeout_s=560.0)
     assert done.returncode == 0, done.stderr
     assert f"report: {tmp_path / 'study' / 'report.html'}" in done.stdout
     numbers = json.loads((tmp_path / "study" / "report.json").read_text())
