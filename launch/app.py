@@ -230,11 +230,8 @@ def run(
                 raise ConfigError(
                     "--config is required", fix="For example --config=configs/canvas.py"
                 )
-            try:
-                config.value.keys()
-            except OSError as error:  # config_flags tells of a missing file only when it is used
-                raise ConfigError(_flag_problem(error), where="--config") from error
-            result = main(config.value, pathlib.Path(WORKDIR.value) if WORKDIR.value else None)
+            workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
+            result = main(value_of(config), workdir)
         logging.info("done in %.1f s", time.monotonic() - started)
         if JSON.value and result is not None:
             print(json.dumps(jsonable(result), sort_keys=True, allow_nan=False), flush=True)
@@ -261,6 +258,15 @@ def run(
     # jax tells of every back end that it does not find.
     logging_lib.getLogger("jax").setLevel(logging_lib.WARNING)
     absl.app.run(guarded, flags_parser=parse)
+
+
+def value_of(config: flags.FlagHolder) -> ml_collections.ConfigDict:
+    """The configuration that a flag names; raises `ConfigError` when there is no such file."""
+    try:
+        config.value.keys()
+    except OSError as error:  # config_flags tells of a missing file only when it is used
+        raise ConfigError(_flag_problem(error), where=f"--{config.name}") from error
+    return config.value
 
 
 def _flag_problem(error: BaseException) -> str:

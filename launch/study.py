@@ -5,7 +5,9 @@
 Runs the policy in an environment, then again over the frames it met with other words, other noise
 and hidden patches, analyses every hypothesis, tests them over the episodes and writes the report.
 Every step is an ordinary command, printed before it runs. What was interrupted goes on when the
-same command is given again.
+same command is given again. Prompts and hypotheses may be other ones then: rollouts stay, other
+prompts are added, and what was analysed otherwise is analysed again. Another capture needs
+OUT/run/ to be removed.
 
     OUT/rollouts/      episodes, videos and eval_info.json of launch.evaluate --env
     OUT/run/           the same frames with attention, and the variants of them
@@ -19,9 +21,16 @@ from __future__ import annotations
 import pathlib
 
 from absl import flags
+from ml_collections import config_flags
 
 from attn_jax.core.errors import ConfigError
+from attn_jax.data.prompts import read_prompts
+from attn_jax.policies.observations import describe
+from attn_jax.probe.select import Selection
+from configs import rollout
 from launch import app
+from launch.analysed import check_config
+from launch.rollout_evaluation import env_factory
 from launch.steps import Step, prepare, run_steps
 
 CHECKPOINT = app.define_checkpoint()
@@ -32,14 +41,16 @@ CAPTURE = app.define_capture()
 TRIALS = flags.DEFINE_integer("trials", 40, "Episodes of every task.", lower_bound=1)
 N_ENVS = flags.DEFINE_integer("n_envs", 4, "Environments side by side.", lower_bound=1)
 MAX_STEPS = flags.DEFINE_integer(
-    "max_steps", None, "Steps of an episode; default the environment's."
+    "max_steps", None, "Steps of an episode; default the environment's.", lower_bound=1
 )
 PROMPTS = app.define_prompts()
 FRESH = app.define_fresh()
-HYPOTHESES = flags.DEFINE_string(
+HYPOTHESES = config_flags.DEFINE_config_file(
     "hypotheses", "configs/analysis/all.py:lenient", "Configuration of launch.analyze."
 )
 
+#: Of attention in a policy.
+STREAMS = ("prefix", "suffix")
 DEFAULT_PROMPTS = "configs/prompts/swap.yaml"
 #: What the hypotheses need: maps per query group, words, one map per action, masses.
 DEFAULT_CAPTURE = (
@@ -52,15 +63,14 @@ def main() -> dict[str, float]:
     for name, value in (("checkpoint", CHECKPOINT.value), ("env", ENV.value)):
         if not value:
             raise ConfigError(f"--{name} is required")
+    check_inputs()
+    # What the rollouts depend on. The steps after them compare what they need themselves.
     settings = {
         "checkpoint": CHECKPOINT.value,
         "env": ENV.value,
         "seed": SEED.value,
         "trials": TRIALS.value,
         "max_steps": MAX_STEPS.value,
-        "capture": CAPTURE.value,
-        "prompts": PROMPTS.value,
-        "hypotheses": HYPOTHESES.value,
     }
     folder = prepare(app.WORKDIR.value or "", settings, kind="study", fresh=FRESH.value)
     timing = run_steps(folder, steps(folder))
@@ -68,11 +78,34 @@ def main() -> dict[str, float]:
     return timing
 
 
+def check_inputs() -> None:
+    """Finds what can be wrong with any step before the first one takes its time.
+
+    Raises:
+      InputError: a configuration, prompts, a capture, an environment or a checkpoint that a later
+        step would refuse.
+    """
+    check_config(app.jsonable(app.value_of(HYPOTHESES).to_dict()))
+    read_prompts(PROMPTS.value or DEFAULT_PROMPTS)
+    selection = Selection.parse(CAPTURE.value or DEFAULT_CAPTURE)
+    unknown = [name for name in selection.streams if name not in ("all", *STREAMS)]
+    if unknown:
+        raise ConfigError(
+            f"unknown stream {unknown[0]!r}", where="--capture", fix=f"Use all or {STREAMS}"
+        )
+    env_factory(rollout.get_config(ENV.value).env)
+    layers = describe(CHECKPOINT.value).config.architecture.depth
+    for stream in STREAMS if "all" in selection.streams else selection.streams:
+        selection.layers_of(layers, stream)
+
+
 def steps(folder: pathlib.Path) -> list[Step]:
     """Every step in order. All of them know themselves what is done already."""
     rollouts, run = folder / "rollouts", folder / "run"
     analysis, aggregate = folder / "analysis", folder / "aggregate"
     capture = CAPTURE.value or DEFAULT_CAPTURE
+    hypotheses = flags.FLAGS[HYPOTHESES.name]
+    overrides = config_flags.get_override_values(hypotheses)
     limit = () if MAX_STEPS.value is None else (f"--config.max_steps={MAX_STEPS.value}",)
     return [
         Step(
@@ -108,7 +141,8 @@ def steps(folder: pathlib.Path) -> list[Step]:
             (
                 "analyze",
                 f"--run={run}",
-                f"--config={HYPOTHESES.value}",
+                f"--config={config_flags.get_config_filename(hypotheses)}",
+                *(f"--config.{name}={value}" for name, value in overrides.items()),
                 f"--jobs={JOBS.value}",
                 f"--workdir={analysis}",
             ),

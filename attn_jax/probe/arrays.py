@@ -264,7 +264,9 @@ class LazyValues:
 
 def _read(array: ts.TensorStore, boxes: tuple[slice, ...]) -> np.ndarray:
     """Reads a box; raises `RecordError` when the file of one of its calls is missing or damaged."""
-    folder = pathlib.Path(array.kvstore.path)
+    kvstore = array.kvstore
+    assert kvstore is not None  # the driver stores files
+    folder = pathlib.Path(kvstore.path)
     for call in range(boxes[0].start, boxes[0].stop):
         # TensorStore answers with fill values, which would be analysed as if nothing was seen.
         if not shard_path(folder, call, array.ndim).is_file():

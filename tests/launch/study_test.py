@@ -37,8 +37,36 @@ def test_from_a_checkpoint_to_a_report(tmp_path):
         "other_object",
         "politely",
     }
+    # Rollouts are not repeated for what only later steps use.
+    again = testing.run_python("-m", "launch.study", *flags, "--hypotheses.resamples=49")
+    assert again.returncode == 0, again.stderr
+    aggregate = json.loads((tmp_path / "study" / "aggregate" / "summary.json").read_text())
+    assert aggregate["resamples"] == 49
     refused = testing.run_python("-m", "launch.study", *flags, "--seed=5")
     assert refused.returncode == 2 and "other settings" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--prompts=nope.yaml", "nope.yaml"),
+        ("--capture=layers=99", "layers"),
+        ("--capture=streams=sufix", "unknown stream 'sufix'"),
+        ("--hypotheses=nope.py", "nope.py"),
+        ("--hypotheses.hypotheses.h1_1.tau=5.0", "tau is 5"),
+        ("--env=moon", "moon"),
+        ("--max_steps=0", "max_steps"),
+        ("--seed=-1", "seed"),
+    ],
+)
+def test_bad_input_is_found_before_the_first_step(tmp_path, flag, said):
+    checkpoint = checkpoints.write_checkpoint(
+        tmp_path / "checkpoint", cameras=("front", "wrist"), state=7, action=7
+    )
+    flags = (f"--checkpoint={checkpoint}", f"--workdir={tmp_path / 'study'}", "--env=tabletop")
+    done = testing.run_python("-m", "launch.study", *flags, flag)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert not (tmp_path / "study").exists() and "[rollouts]" not in done.stdout
 
 
 if __name__ == "__main__":
