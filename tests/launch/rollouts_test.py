@@ -147,7 +147,7 @@ def test_finished_episodes_are_not_run_again(single, policy, tmp_path):
 
     info = run_rollouts(policy, make, JOBS, Settings(run, source="points"))
     assert [env.resets for env in made] == [
-        [("place it on the plate", 10, 0), ("place it on the plate", 11, 1)]
+        [("pick up the red cube", 11, 1), ("place it on the plate", 11, 1)]
     ]
     assert made[0].closed and info["overall"]["n_episodes"] == 4
     again, before = RecordReader(run, 2), RecordReader(single[0], 2)
@@ -187,16 +187,16 @@ def test_a_failing_environment_costs_its_episode_only(single, policy, tmp_path):
     settings = Settings(tmp_path, n_envs=2, source="points")
     with pytest.raises(EpisodeError) as failed:
         run_rollouts(policy, make, JOBS, settings)
-    assert "2 of 4 episodes failed (1, 3)" in str(failed.value)
-    first = "episode 1 (pick up the red cube, seed 11): RuntimeError: the simulator is gone"
+    assert "2 of 4 episodes failed (2, 3)" in str(failed.value)
+    first = "episode 2 (pick up the red cube, seed 11): RuntimeError: the simulator is gone"
     assert first in str(failed.value)
     assert [(env.closed, len(env.resets)) for env in made[:2]] == [(True, 2), (True, 1)]
     assert all(env.closed for env in made) and len(made) == 4
     done = [read_outcome(tmp_path, job.number) for job in JOBS]
     assert [outcome is not None for outcome in done] == [True, False, True, False]
-    assert RecordReader(tmp_path, 1).num_calls == 1  # what was recorded of it stays
+    assert RecordReader(tmp_path, 2).num_calls == 1  # what was recorded of it stays
     assert not (tmp_path / "videos" / "points_0" / "eval_episode_00001.mp4").exists()
-    before, after = (read_episode(episode_folder(run, 2)) for run in (single[0], tmp_path))
+    before, after = (read_episode(episode_folder(run, 1)) for run in (single[0], tmp_path))
     np.testing.assert_allclose(after.actions, before.actions, atol=1e-5)
     (tmp_path / "reset").mkdir()
     unlucky = plan_jobs(PointEnv.tasks[:1], episodes=1, seed=12)
