@@ -31,6 +31,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.episodes = 2 if arg.tiny else 200
     # Processes; -1 is one per core. The dataset does not depend on it.
     config.jobs = 1
+    # Episodes after which the folder is a whole dataset again; the most that a crash may cost.
+    config.commit_every = 50
     config.robot = {
         "name": "tabletop",
         "task": arg.task,

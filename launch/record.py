@@ -6,20 +6,22 @@
     --config.episodes=200
 
 --workdir is the session folder of the toroidal dot, and the LeRobotDataset of the tabletop; a
-folder that already holds one is refused. A killed recording of a session loses at most one event.
+folder that already holds one is refused. A killed recording of a session loses at most one event, a
+killed recording of demonstrations what came after the last `commit_every` episodes; SIGTERM and
+Ctrl-C lose nothing (exit code 128 + signal number). The same command goes on with demonstrations.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 
 import ml_collections
 from absl import logging
 
 from attn_jax.core.errors import ConfigError
-from attn_jax.data import lerobot_writer
 from attn_jax.data.quota import Reclaim
 from attn_jax.data.session_writer import SessionWriter, refuse_existing
 from launch import app
@@ -61,7 +63,6 @@ def record_demonstrations(
     from robots.tabletop.demonstrations import TabletopConfig
     from robots.tabletop.tasks import TaskConfig
 
-    lerobot_writer.refuse_existing(workdir)
     robot, options = config.robot, config.dataset
     task = TaskConfig(robot.task, tuple(robot.colours), tuple(robot.shapes), robot.distractors)
     settings = TabletopConfig(
@@ -73,9 +74,8 @@ def record_demonstrations(
         noise=config.expert.noise,
         every_target=config.expert.every_target,
     )
-    summary = tabletop.record(
+    recording = tabletop.Recording(
         settings,
-        workdir,
         seed=config.seed,
         episodes=config.episodes,
         storage=options.storage,
@@ -84,9 +84,18 @@ def record_demonstrations(
         keep_failures=options.keep_failures,
         starts=config.starts.scenes,
         start_steps=config.starts.steps,
-        jobs=config.jobs,
     )
+    recording.open(workdir, config.commit_every)  # what cannot go on ends here, with all unchanged
     app.prepare_workdir(workdir, config)
+    summary = tabletop.record(
+        recording, workdir, jobs=config.jobs, commit_every=config.commit_every
+    )
+    if summary.signal is not None:
+        print(
+            f"stopped after {summary.episodes} episodes; the same command continues",
+            file=sys.stderr,
+        )
+        sys.exit(128 + summary.signal)
     logging.info("%d of %d attempts succeeded", summary.successes, summary.attempts)
     return {"dataset": workdir, **dataclasses.asdict(summary)}
 

@@ -9,6 +9,8 @@ Axis names: t steps, h w pixels.
 from __future__ import annotations
 
 import dataclasses
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -146,23 +148,29 @@ def demonstrations(
 
     Under `config.every_target` a seed gives several, first the one that the scene was drawn with.
     """
-    batches = [seeds[i : i + _BATCH] for i in range(0, len(seeds), _BATCH)]
     if jobs == 1:
-        results: Any = (_batch(config, batch) for batch in batches)
-    else:
-        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")
-        results = parallel(joblib.delayed(_batch)(config, batch) for batch in batches)
-    for batch in results:
+        yield from _demonstrations(config, seeds)
+        return
+    batches = [seeds[i : i + _BATCH] for i in range(0, len(seeds), _BATCH)]
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")
+    for batch in parallel(joblib.delayed(_batch)(config, batch) for batch in batches):
         yield from batch
 
 
 def _batch(config: TabletopConfig, seeds: Sequence[int]) -> list[Demonstration]:
+    """What one worker makes before it hands over."""
+    if threading.current_thread() is threading.main_thread():
+        # Ctrl-C reaches the workers too; when to stop is for the process that reads them to say.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return list(_demonstrations(config, seeds))
+
+
+def _demonstrations(config: TabletopConfig, seeds: Sequence[int]) -> Iterator[Demonstration]:
     env = config.make_env()
-    demos = []
     for seed in seeds:
-        demos.append(demonstrate(env, seed, config.noise))
+        yield demonstrate(env, seed, config.noise)
         if config.every_target:
             drawn = next(thing.name for thing in env.scene.things if thing.role == "target")
             others = [name for name in env.task.prompts(env.scene) if name != drawn]
-            demos += [demonstrate(env, seed, config.noise, target) for target in others]
-    return demos
+            for target in others:
+                yield demonstrate(env, seed, config.noise, target)
