@@ -78,8 +78,8 @@ class Demonstration:
         `observation.state` and `action` float32.
       masks: camera -> (t, h, w) ids of things: 0 background, i + 1 for info["objects"][i], 255 the
         gripper.
-      info: JSON values: seed, task (its name), prompt, success, length, objects, roles, grasped,
-        lifted.
+      info: JSON values: seed, task (its name), prompt, other_prompts (those that mean another
+        thing of the scene), success, length, objects, roles, grasped, lifted.
     """
 
     frames: Mapping[str, NumpyArray]
@@ -131,6 +131,7 @@ def demonstrate(
             "seed": seed,
             "task": env.task.name,
             "prompt": info["task"],
+            "other_prompts": [p for p in info["prompts"].values() if p != info["task"]],
             "success": info["is_success"],
             "length": len(rows),
             "objects": list(info["objects"]),

@@ -3,7 +3,8 @@
 FOLDER/meta, data, videos             see attn_jax/data/lerobot_writer.py; rows of meta/episodes
                                       also hold `seed` and `success`
 FOLDER/episodes.jsonl                 one line per episode: Demonstration.info, episode_index
-FOLDER/masks/episode_000000.npz       camera -> (t, h, w) uint8 ids of things
+FOLDER/masks/episode_000000.npz       camera -> (t, h, w) uint8 ids of things; both are read by
+                                      attn_jax/data/lerobot_beside.py
 
 summary = record(Recording(TabletopConfig(), seed=0, episodes=200), "out/demos", jobs=2)
 """
@@ -24,6 +25,7 @@ from attn_jax.core.errors import ConfigError
 from attn_jax.core.geometry import letterbox
 from attn_jax.core.interrupts import Interrupts
 from attn_jax.core.typing import Float, NumpyArray, PathLike
+from attn_jax.data.lerobot_beside import EPISODES_FILE, MASK_FILE
 from attn_jax.data.lerobot_writer import (
     LeRobotWriter,
     image_feature,
@@ -32,11 +34,9 @@ from attn_jax.data.lerobot_writer import (
 from robots.tabletop.demonstrations import Demonstration, TabletopConfig, demonstrations
 from robots.tabletop.env import ACTION_NAMES, FPS, STATE_NAMES
 
-EPISODES_FILE = "episodes.jsonl"
 #: Feature for supervised attention: share of each cell of a grid that the target covers, raster.
 LOOK_AT = "look_at.{}"
 LOOK_GRID = 8
-MASK_FILE = "masks/episode_{:06d}.npz"
 _SAY_EVERY = 50
 
 
@@ -268,26 +268,3 @@ def target_shares(demo: Demonstration) -> dict[str, Float[NumpyArray, "t n"]]:
         shares = fit.coverage(ids == number, (LOOK_GRID, LOOK_GRID))
         out[LOOK_AT.format(camera)] = shares.reshape(len(ids), -1).astype(np.float32)
     return out
-
-
-def read_masks(folder: PathLike, episode: int) -> dict[str, np.ndarray]:
-    """Masks of an episode: camera -> (t, h, w) uint8 ids of things.
-
-    Raises:
-      ConfigError: the dataset has no masks of that episode.
-    """
-    path = pathlib.Path(folder) / MASK_FILE.format(episode)
-    if not path.exists():
-        raise ConfigError(
-            "there are no masks of this episode", where=path, fix="Record with dataset.masks=true"
-        )
-    with np.load(path) as file:
-        return {camera: file[camera] for camera in file.files}
-
-
-def read_episodes(folder: PathLike) -> list[dict]:
-    """Lines of `episodes.jsonl`; raises ConfigError where there is none."""
-    path = pathlib.Path(folder) / EPISODES_FILE
-    if not path.exists():
-        raise ConfigError("is missing", where=path, fix="Name a folder written by launch.record")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -11,9 +11,9 @@ import pytest
 
 from attn_jax.core.errors import SessionError
 from attn_jax.data.lerobot import open_dataset
+from attn_jax.data.lerobot_beside import read_masks, read_notes
 from configs import tabletop
 from launch import record
-from robots.tabletop.record import read_episodes, read_masks
 from tests import testing
 
 EPISODES, EVERY = 18, 3
@@ -76,7 +76,7 @@ def test_signals_lose_little_and_the_same_command_finishes(tmp_path):
     summary = record.main(config(), tmp_path / "whole")
     last = json.loads(out.splitlines()[-1])
     assert last | {"dataset": ""} == summary | {"dataset": ""}
-    assert read_episodes(folder) == read_episodes(tmp_path / "whole")
+    assert read_notes(folder) == read_notes(tmp_path / "whole")
     found, expected = open_dataset(folder), open_dataset(tmp_path / "whole")
     assert found.tasks == expected.tasks and found.columns.keys() == expected.columns.keys()
     np.testing.assert_array_equal(found.episodes, expected.episodes)

@@ -7,9 +7,10 @@ import pytest
 
 from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data.lerobot import open_dataset
+from attn_jax.data.lerobot_beside import read_masks, read_notes
 from attn_jax.data.lerobot_writer import LeRobotWriter
 from robots.tabletop.demonstrations import TabletopConfig, demonstrations
-from robots.tabletop.record import Recording, read_episodes, read_masks, record
+from robots.tabletop.record import Recording, record
 from tests import testing
 
 SMALL = TabletopConfig(size=8)
@@ -20,7 +21,7 @@ def test_dataset_masks_and_notes(tmp_path):
     expected = list(demonstrations(SMALL, range(7, 10)))
     assert (summary.episodes, summary.attempts, summary.successes) == (3, 3, 3)
     assert summary.frames == sum(demo.info["length"] for demo in expected)
-    notes = read_episodes(tmp_path / "d")
+    notes = read_notes(tmp_path / "d")
     assert notes == [{"episode_index": i, **demo.info} for i, demo in enumerate(expected)]
     rows = pd.read_parquet(tmp_path / "d/meta/episodes/chunk-000/file-000.parquet")
     assert rows["seed"].tolist() == [7, 8, 9] and rows["success"].all()
@@ -38,7 +39,7 @@ def test_a_scene_gives_an_episode_for_every_target(tmp_path):
     config = TabletopConfig(size=8, every_target=True)
     summary = record(Recording(config, seed=7, episodes=2), tmp_path / "d")
     assert (summary.episodes, summary.attempts) == (4, 4)
-    assert [note["seed"] for note in read_episodes(tmp_path / "d")] == [7, 7, 8, 8]
+    assert [note["seed"] for note in read_notes(tmp_path / "d")] == [7, 7, 8, 8]
 
 
 def test_starts_come_first_and_are_cut_off(tmp_path):
@@ -48,7 +49,7 @@ def test_starts_come_first_and_are_cut_off(tmp_path):
         tmp_path / "d",
     )
     assert (summary.starts, summary.attempts, summary.successes, summary.episodes) == (4, 2, 2, 6)
-    notes = read_episodes(tmp_path / "d")
+    notes = read_notes(tmp_path / "d")
     assert [note["seed"] for note in notes] == [7, 7, 8, 8, 9, 9]
     assert [note["length"] for note in notes[:4]] == [3] * 4
     assert not any(note["success"] for note in notes[:4]) and notes[5]["success"]
@@ -73,12 +74,12 @@ def test_where_the_target_is(tmp_path):
 def test_failures_are_flagged_or_dropped(tmp_path):
     hasty = TabletopConfig(size=8, max_steps=24)
     kept = record(Recording(hasty, seed=0, episodes=8), tmp_path / "kept")
-    flags = [note["success"] for note in read_episodes(tmp_path / "kept")]
+    flags = [note["success"] for note in read_notes(tmp_path / "kept")]
     assert kept.episodes == 8 and 0 < sum(flags) == kept.successes < 8
     dropped = record(
         Recording(hasty, seed=0, episodes=8, keep_failures=False), tmp_path / "dropped"
     )
-    notes = read_episodes(tmp_path / "dropped")
+    notes = read_notes(tmp_path / "dropped")
     assert dropped.episodes == len(notes) == kept.successes and dropped.attempts == 8
     assert [note["episode_index"] for note in notes] == list(range(len(notes)))
     assert [note["seed"] for note in notes] == [seed for seed in range(8) if flags[seed]]
@@ -86,10 +87,7 @@ def test_failures_are_flagged_or_dropped(tmp_path):
 
 def test_without_masks(tmp_path):
     record(Recording(SMALL, seed=0, episodes=1, masks=False), tmp_path / "d")
-    with pytest.raises(ConfigError, match="no masks"):
-        read_masks(tmp_path / "d", 0)
-    with pytest.raises(ConfigError, match="missing"):
-        read_episodes(tmp_path)
+    assert not (tmp_path / "d/masks/episode_000000.npz").exists()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +131,7 @@ def test_a_crash_anywhere_is_continued(tmp_path, written, monkeypatch):
         record(recording, tmp_path / "d")
     assert len(open_dataset(tmp_path / "d").episodes) == written
     assert record(recording, tmp_path / "d") == whole
-    assert read_episodes(tmp_path / "d") == read_episodes(tmp_path / "whole")
+    assert read_notes(tmp_path / "d") == read_notes(tmp_path / "whole")
     found, expected = open_dataset(tmp_path / "d"), open_dataset(tmp_path / "whole")
     for key in ("index", "episode_index", "task_index", "observation.state", "action"):
         np.testing.assert_array_equal(found.column(key), expected.column(key))
