@@ -5,7 +5,8 @@
     python -m launch.record --config=configs/tabletop.py:size=64,task=pick --workdir=DATASET
     --config.episodes=200
 
---workdir is the session folder of the toroidal dot, and the LeRobotDataset of the tabletop; a
+--workdir is the session folder of the toroidal dot, and the dataset of the tabletop
+(LeRobotDataset v3, or DROID-style recordings with `dataset.format=droid`); a
 folder that already holds one is refused. A killed recording of a session loses at most one event, a
 killed recording of demonstrations what came after the last `commit_every` episodes; SIGTERM and
 Ctrl-C lose nothing (exit code 128 + signal number). The same command goes on with demonstrations.
@@ -57,7 +58,7 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, 
 def record_demonstrations(
     config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> dict[str, Any]:
-    """Lets the tabletop's expert act and writes a LeRobotDataset v3 into `workdir`."""
+    """Lets the tabletop's expert act and writes its demonstrations into `workdir`."""
     # Here, because mujoco is slow to import and other robots do without.
     from robots.tabletop import record as tabletop
     from robots.tabletop.demonstrations import TabletopConfig
@@ -73,6 +74,7 @@ def record_demonstrations(
         max_steps=robot.max_steps,
         noise=config.expert.noise,
         every_target=config.expert.every_target,
+        views=tuple(options.views),
     )
     recording = tabletop.Recording(
         settings,
@@ -84,6 +86,8 @@ def record_demonstrations(
         keep_failures=options.keep_failures,
         starts=config.starts.scenes,
         start_steps=config.starts.steps,
+        format=options.format,
+        layout=options.layout,
     )
     recording.open(workdir, config.commit_every)  # what cannot go on ends here, with all unchanged
     app.prepare_workdir(workdir, config)

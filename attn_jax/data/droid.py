@@ -138,7 +138,7 @@ def read_droid(folder: PathLike, options: DroidOptions | None = None) -> Episode
         "task": prompt,
         "success": _outcome(folder),
         "source": f"droid:{droid_name(folder)}",
-        "fps": RATE_HZ,
+        "fps": trajectory.rate_hz() or RATE_HZ,
         "num_frames": num_frames,
         "num_rows": len(trajectory),
         "masks": source,

@@ -44,6 +44,7 @@ _FRAME_FILE = re.compile(r"(\d{5})\.jpg")
 _RECORD_AGAIN = "Copy it from the recording again, or remove the episode"
 
 
+STEP_START = "control/step_start"
 #: Kinds of actions: what a policy may be compared with, besides the gripper -> dataset, width.
 ACTIONS = {
     "joint_velocity": ("action/joint_velocity", JOINTS),
@@ -105,6 +106,13 @@ class Trajectory:
             return None
         rows = self._rows(np.asarray(frames)[:, None] + np.arange(horizon))
         return np.concatenate([moves[rows], grip[rows][..., None]], axis=-1).astype(np.float32)
+
+    def rate_hz(self) -> float | None:
+        """Rows per second by the middle distance of control steps; None where times are unknown."""
+        times = self.timestamps.get(STEP_START)
+        if times is None or len(times) < 2 or (middle := float(np.median(np.diff(times)))) <= 0:
+            return None
+        return round(1000.0 / middle, 3)
 
     def _rows(self, frames: NumpyArray) -> NumpyArray:
         return np.minimum(frames, len(self) - 1)
@@ -169,7 +177,8 @@ def read_trajectory(folder: pathlib.Path) -> Trajectory:
     lengths = {field: len(rows) for field, rows in found.items()}
     if len(set(lengths.values())) != 1:
         raise EpisodeError(f"datasets differ in length: {lengths}", where=path, fix=_RECORD_AGAIN)
-    return Trajectory(**{f: rows for f, rows in found.items() if f in DATASETS}, **groups)
+    fields: dict[str, Any] = {f: rows for f, rows in found.items() if f in DATASETS}
+    return Trajectory(**fields | groups)
 
 
 def _datasets(group: Any) -> dict[str, NumpyArray]:

@@ -3,8 +3,13 @@
 FOLDER/episodes.jsonl                 one line per episode, with `episode_index`
 FOLDER/masks/episode_000000.npz       camera -> (t, h, w) uint8 ids: 0 background, i + 1 for
                                       the note's objects[i], 255 the robot
+FOLDER/views/episode_000000.npz       where asked for: `depth.<camera>` (t, h, w) float32, metres
+                                      along the optical axis, 0 for nothing; `points.<camera>`
+                                      (t, h, w, 3) float32, metres in the world; `pose.<camera>`
+                                      (t, 4, 4), camera to world; `intrinsics.<camera>` (3, 3)
 
-Axis names: t frames, o objects, h w pixels.
+A camera's frame is OpenCV's: x right, y down, z forward; the centre of pixel (i, j) is at
+(j + 0.5, i + 0.5). Axis names: t frames, o objects, h w pixels.
 
     note = read_note(root, 3)                     # {"episode_index": 3, "objects": [...], ...}
     read_masks(root, 3)["front"]                  # (t, h, w) uint8
@@ -24,10 +29,11 @@ from typing import Any
 import numpy as np
 
 from attn_jax.core.errors import EpisodeError
-from attn_jax.core.typing import Bool, NumpyArray, PathLike, UInt8
+from attn_jax.core.typing import Bool, Float, NumpyArray, PathLike, UInt8
 
 EPISODES_FILE = "episodes.jsonl"
 MASK_FILE = "masks/episode_{:06d}.npz"
+VIEW_FILE = "views/episode_{:06d}.npz"
 ROBOT_ID = 255
 
 
@@ -90,6 +96,29 @@ def read_masks(root: PathLike, episode: int) -> dict[str, UInt8[NumpyArray, "t _
     """
     path = pathlib.Path(root) / MASK_FILE.format(episode)
     return read_arrays(path, fix="Record with dataset.masks=true")
+
+
+def read_views(root: PathLike, episode: int) -> dict[str, NumpyArray]:
+    """Depth, points and geometry of an episode, by the names that the module lists.
+
+    Raises:
+      EpisodeError: the dataset has none of that episode, or the file is damaged.
+    """
+    path = pathlib.Path(root) / VIEW_FILE.format(episode)
+    return read_arrays(path, fix="Record with dataset.views=depth,points")
+
+
+def unproject(
+    depth_m: Float[NumpyArray, "t h w"],
+    pose: Float[NumpyArray, "t 4 4"],
+    intrinsics: Float[NumpyArray, "3 3"],
+) -> Float[NumpyArray, "t h w 3"]:
+    """Points in the world of every pixel, metres; the optical centre where depth is 0."""
+    height, width = depth_m.shape[1:]
+    rows, columns = np.mgrid[0:height, 0:width] + 0.5
+    rays = np.stack([columns, rows, np.ones_like(rows)], -1) @ np.linalg.inv(intrinsics).T
+    in_camera = rays * depth_m[..., None]
+    return np.einsum("tij,thwj->thwi", pose[:, :3, :3], in_camera) + pose[:, None, None, :3, 3]
 
 
 def read_arrays(path: pathlib.Path, *, fix: str) -> dict[str, NumpyArray]:

@@ -18,11 +18,13 @@ import joblib
 import numpy as np
 
 from attn_jax.core.errors import ConfigError
-from attn_jax.core.typing import NumpyArray, UInt8
+from attn_jax.core.typing import Float, NumpyArray, UInt8
 from robots.tabletop.env import TabletopEnv
 from robots.tabletop.experts import Expert
 from robots.tabletop.tasks import TaskConfig
 
+#: Views of the environment that are not recorded unless asked for.
+VIEWS = ("depth", "points")
 _BATCH = 8  # episodes that one worker makes before it hands them over
 
 
@@ -41,9 +43,10 @@ class TabletopConfig:
         action, so that the data show how errors are put right.
       every_target: demonstrate each scene once for every thing in it that could be meant, so that
         the prompt alone says which way to go.
+      views: what the cameras give besides pictures and masks, of "depth" and "points".
 
     Raises:
-      ConfigError: negative noise.
+      ConfigError: negative noise, or an unknown view.
     """
 
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
@@ -53,10 +56,15 @@ class TabletopConfig:
     max_steps: int | None = None
     noise: float = 0.1
     every_target: bool = False
+    views: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not 0 <= self.noise < 1:
             raise ConfigError(f"noise of {self.noise}", where="noise", fix="Use 0 to below 1")
+        if not set(self.views) <= set(VIEWS) or len(set(self.views)) != len(self.views):
+            raise ConfigError(
+                f"views {list(self.views)}", where="views", fix=f"Use some of {', '.join(VIEWS)}"
+            )
 
     def make_env(self) -> TabletopEnv:
         """The environment; raises ConfigError for what it cannot be."""
@@ -66,6 +74,7 @@ class TabletopConfig:
             cameras=self.cameras,
             shadows=self.shadows,
             max_steps=self.max_steps,
+            views=("images", "masks", *self.views),
         )
 
 
@@ -76,6 +85,9 @@ class Demonstration:
     Attributes:
       frames: keys of a LeRobotDataset -> (t, ...): `observation.images.<camera>` uint8,
         `observation.state` and `action` float32.
+      views: "depth" or "points" -> camera -> (t, h, w) or (t, h, w, 3) float32, metres.
+      poses: camera -> (t, 4, 4) float64, camera to world.
+      intrinsics: camera -> (3, 3) float64, pixels; see `camera.py`.
       masks: camera -> (t, h, w) ids of things: 0 background, i + 1 for info["objects"][i], 255 the
         gripper.
       info: JSON values: seed, task (its name), prompt, other_prompts (those that mean another
@@ -84,6 +96,9 @@ class Demonstration:
 
     frames: Mapping[str, NumpyArray]
     masks: Mapping[str, UInt8[NumpyArray, "t h w"]]
+    views: Mapping[str, Mapping[str, NumpyArray]]
+    poses: Mapping[str, Float[NumpyArray, "t 4 4"]]
+    intrinsics: Mapping[str, Float[NumpyArray, "3 3"]]
     info: Mapping[str, Any]
 
     @property
@@ -110,23 +125,28 @@ def demonstrate(
     expert = Expert(env)
     observation, info = env.reset(seed=seed, options={} if target is None else {"target": target})
     rows: list[dict[str, Any]] = []
+    poses: list[dict[str, NumpyArray]] = []
     over = False
     while not over:
         action = expert.act()
         rows.append(observation | {"action": action})
+        poses.append(env.camera_poses)
         disturbed = action.astype(np.float64)
         disturbed[:6] += noise * random.normal(size=6)
         observation, _, terminated, truncated, info = env.step(disturbed)
         over = terminated or truncated
     columns = {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != "task"}
-    prefix = "observation.masks."
+    names = [camera.name for camera in env.cameras]
+
+    def pop(view: str) -> dict[str, NumpyArray]:
+        return {name: columns.pop(f"observation.{view}.{name}") for name in names}
+
     return Demonstration(
-        frames={key: value for key, value in columns.items() if not key.startswith(prefix)},
-        masks={
-            key.removeprefix(prefix): value
-            for key, value in columns.items()
-            if key.startswith(prefix)
-        },
+        masks=pop("masks"),
+        views={view: pop(view) for view in VIEWS if view in env.views},
+        frames=columns,  # what is left
+        poses={name: np.stack([row[name] for row in poses]) for name in names},
+        intrinsics={camera.name: camera.intrinsics for camera in env.cameras},
         info={
             "seed": seed,
             "task": env.task.name,

@@ -292,6 +292,14 @@ class TabletopEnv(gymnasium.Env):
             for camera, renderer in zip(self.cameras, self._renderers, strict=True)
         }
 
+    @property
+    def camera_poses(self) -> dict[str, Float[NumpyArray, "4 4"]]:
+        """Every camera's pose now: camera to world, in the camera's frame of `camera.py`."""
+        return {
+            camera.name: renderer.pose(self.data)
+            for camera, renderer in zip(self.cameras, self._renderers, strict=True)
+        }
+
     def segment(self, geoms: Int[NumpyArray, "h w"]) -> UInt8[NumpyArray, "h w"]:
         """Ids of things from ids of geoms."""
         return self._ids[geoms]

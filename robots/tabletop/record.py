@@ -1,10 +1,14 @@
-"""Writes demonstrations as a LeRobotDataset v3, with object masks beside it.
+"""Writes demonstrations as a LeRobotDataset v3 with what lies beside it, or DROID-style.
 
 FOLDER/meta, data, videos             see attn_jax/data/lerobot_writer.py; rows of meta/episodes
                                       also hold `seed` and `success`
 FOLDER/episodes.jsonl                 one line per episode: Demonstration.info, episode_index
 FOLDER/masks/episode_000000.npz       camera -> (t, h, w) uint8 ids of things; both are read by
                                       attn_jax/data/lerobot_beside.py
+FOLDER/views/episode_000000.npz       only when asked for: `depth.<camera>`, `points.<camera>`,
+                                      `pose.<camera>`, `intrinsics.<camera>`
+
+DROID-style recordings are those of `droid.py`.
 
 summary = record(Recording(TabletopConfig(), seed=0, episodes=200), "out/demos", jobs=2)
 """
@@ -15,7 +19,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -25,18 +29,21 @@ from attn_jax.core.errors import ConfigError
 from attn_jax.core.geometry import letterbox
 from attn_jax.core.interrupts import Interrupts
 from attn_jax.core.typing import Float, NumpyArray, PathLike
-from attn_jax.data.lerobot_beside import EPISODES_FILE, MASK_FILE
+from attn_jax.data.droid_writer import LAYOUTS
+from attn_jax.data.lerobot_beside import EPISODES_FILE, MASK_FILE, VIEW_FILE
 from attn_jax.data.lerobot_writer import (
     LeRobotWriter,
     image_feature,
     vector_feature,
 )
 from robots.tabletop.demonstrations import Demonstration, TabletopConfig, demonstrations
+from robots.tabletop.droid import DroidRecorder, check_cameras
 from robots.tabletop.env import ACTION_NAMES, FPS, STATE_NAMES
 
 #: Feature for supervised attention: share of each cell of a grid that the target covers, raster.
 LOOK_AT = "look_at.{}"
 LOOK_GRID = 8
+FORMATS = ("lerobot", "droid")
 _SAY_EVERY = 50
 
 
@@ -56,6 +63,8 @@ class Recording:
       starts: number of further scenes, of which only the first steps are recorded: those in which
         only the prompt says where to go. They count as failures in the dataset, and are kept.
       start_steps: number of these steps.
+      format: "lerobot" or "droid"; DROID-style recordings know no storage, look_at or views.
+      layout: of masks in DROID-style recordings, "dinox" or "perception".
 
     Raises:
       ConfigError: a number or name that cannot be.
@@ -70,6 +79,8 @@ class Recording:
     keep_failures: bool = True
     starts: int = 0
     start_steps: int = 8
+    format: str = "lerobot"
+    layout: str = "dinox"
 
     def __post_init__(self):
         if self.episodes < 1 or self.seed < 0:
@@ -84,6 +95,22 @@ class Recording:
                 fix="Use no negative number of starts, and at least one step",
             )
         self.features()
+        if self.format not in FORMATS:
+            raise ConfigError(
+                f"unknown format {self.format!r}", where="format", fix=f"Use {' or '.join(FORMATS)}"
+            )
+        if self.layout not in LAYOUTS:
+            raise ConfigError(
+                f"unknown layout {self.layout!r}", where="layout", fix=f"Use {' or '.join(LAYOUTS)}"
+            )
+        if self.format == "droid":
+            check_cameras(self.config.cameras)
+            if self.look_at or self.config.views or self.storage != "image":
+                raise ConfigError(
+                    "DROID-style recordings have no look_at, views or storage",
+                    where="dataset",
+                    fix="Leave them out, or use the format lerobot",
+                )
 
     def features(self) -> dict[str, dict[str, Any]]:
         """Features of the dataset."""
@@ -104,21 +131,20 @@ class Recording:
             features |= {LOOK_AT.format(camera.name): vector_feature(cells) for camera in cameras}
         return features
 
-    def open(self, folder: PathLike, commit_every: int = 50) -> LeRobotWriter:
-        """The writer of this dataset; nothing is written yet.
+    def open(self, folder: PathLike, commit_every: int = 50) -> _Dataset | DroidRecorder:
+        """The writer of this recording; nothing is written yet.
 
         Raises:
-          SessionError: the folder holds a finished dataset, or an unfinished one of another
-            recording.
+          SessionError: the folder holds a finished recording, or an unfinished one of others.
         """
-        return LeRobotWriter(
-            folder,
-            fps=FPS,
-            features=self.features(),
-            robot_type="tabletop",
-            settings=dataclasses.asdict(self),
-            commit_every=commit_every,
-        )
+        if self.format == "lerobot":
+            return _Dataset(self, pathlib.Path(folder), commit_every)
+        layout = self.layout if self.masks else "none"
+        return DroidRecorder(folder, settings=self.settings(), layout=layout)
+
+    def settings(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def demonstrations(self, jobs: int, after: _State | None) -> Iterator[Demonstration]:
         """All of them in order, those that are only starts first; from the one after a state on."""
@@ -188,27 +214,24 @@ def record(
     """
     if not (jobs >= 1 or jobs == -1):
         raise ConfigError(f"{jobs} processes", where="jobs", fix="Use 1 or more, or -1 per core")
-    folder = pathlib.Path(folder)
     with Interrupts() as interrupts, recording.open(folder, commit_every) as writer:
         after = None if writer.state is None else _State(**writer.state)
         state = _State() if after is None else dataclasses.replace(after)
-        (folder / MASK_FILE).parent.mkdir(parents=True, exist_ok=True)
-        with _open_log(folder, writer.episodes) as log:
-            for demo in recording.demonstrations(jobs, after):
-                _count(state, demo, recording)
-                is_start = demo.info["seed"] < recording.seed + recording.starts
-                if is_start or demo.success or recording.keep_failures:
-                    _write(recording, demo, folder, writer, log, state)
-                if (state.starts + state.attempts) % _SAY_EVERY == 0:
-                    logging.info(
-                        "%d starts, %d whole episodes, %d successes",
-                        state.starts,
-                        state.attempts,
-                        state.successes,
-                    )
-                if interrupts.signal_number is not None:
-                    writer.close(finished=False)
-                    break
+        for demo in recording.demonstrations(jobs, after):
+            _count(state, demo, recording)
+            is_start = demo.info["seed"] < recording.seed + recording.starts
+            if is_start or demo.success or recording.keep_failures:
+                writer.add(demo, dataclasses.asdict(state))
+            if (state.starts + state.attempts) % _SAY_EVERY == 0:
+                logging.info(
+                    "%d starts, %d whole episodes, %d successes",
+                    state.starts,
+                    state.attempts,
+                    state.successes,
+                )
+            if interrupts.signal_number is not None:
+                writer.close(finished=False)
+                break
     return RecordSummary(
         writer.episodes,
         writer.frames,
@@ -229,23 +252,74 @@ def _count(state: _State, demo: Demonstration, recording: Recording) -> None:
         state.successes += demo.success
 
 
-def _write(
-    recording: Recording,
-    demo: Demonstration,
-    folder: pathlib.Path,
-    writer: LeRobotWriter,
-    log: IO[str],
-    state: _State,
-) -> None:
-    """Masks and line come before the episode, so that whatever is committed has them."""
-    index = writer.episodes
-    if recording.masks:
-        np.savez_compressed(folder / MASK_FILE.format(index), **demo.masks)
-    log.write(json.dumps({"episode_index": index, **demo.info}) + "\n")
-    log.flush()
-    columns = {**demo.frames, **(target_shares(demo) if recording.look_at else {})}
-    note = {"seed": demo.info["seed"], "success": demo.success}
-    writer.add_episode(columns, demo.info["prompt"], note, dataclasses.asdict(state))
+class _Dataset:
+    """A LeRobotDataset and what lies beside it; see LeRobotWriter."""
+
+    def __init__(self, recording: Recording, folder: pathlib.Path, commit_every: int):
+        self._recording, self._folder = recording, folder
+        self._writer = LeRobotWriter(
+            folder,
+            fps=FPS,
+            features=recording.features(),
+            robot_type="tabletop",
+            settings=recording.settings(),
+            commit_every=commit_every,
+        )
+        self._log: IO[str] | None = None
+
+    @property
+    def episodes(self) -> int:
+        return self._writer.episodes
+
+    @property
+    def frames(self) -> int:
+        return self._writer.frames
+
+    @property
+    def state(self) -> Any:
+        return self._writer.state
+
+    def __enter__(self) -> _Dataset:
+        self._writer.__enter__()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._log = _open_log(self._folder, self.episodes)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._log is not None:
+            self._log.close()
+        self._writer.__exit__(*exception)
+
+    def close(self, *, finished: bool) -> None:
+        self._writer.close(finished=finished)
+
+    def add(self, demo: Demonstration, state: Mapping[str, Any]) -> None:
+        """Masks and line come before the episode, so that whatever is committed has them."""
+        assert self._log is not None
+        if self._recording.masks:
+            _save(self._folder / MASK_FILE.format(self.episodes), demo.masks)
+        if demo.views:
+            _save(self._folder / VIEW_FILE.format(self.episodes), _view_arrays(demo))
+        self._log.write(json.dumps({"episode_index": self.episodes, **demo.info}) + "\n")
+        self._log.flush()
+        columns = {**demo.frames, **(target_shares(demo) if self._recording.look_at else {})}
+        note = {"seed": demo.info["seed"], "success": demo.success}
+        self._writer.add_episode(columns, demo.info["prompt"], note, state)
+
+
+def _save(path: pathlib.Path, arrays: Mapping[str, NumpyArray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays)
+
+
+def _view_arrays(demo: Demonstration) -> dict[str, NumpyArray]:
+    """Depth and points as asked for, and the geometry that ties them together."""
+    kinds = {**demo.views, "pose": demo.poses, "intrinsics": demo.intrinsics}
+    return {
+        f"{kind}.{camera}": values
+        for kind, cameras in kinds.items()
+        for camera, values in cameras.items()
+    }
 
 
 def _open_log(folder: pathlib.Path, episodes: int) -> IO[str]:

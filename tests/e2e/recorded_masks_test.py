@@ -20,6 +20,24 @@ from tests.policies import checkpoints
 
 
 @pytest.mark.slow
+def test_droid_style_recordings_reach_the_analysis(tmp_path):
+    config = tabletop.get_config("tiny")
+    config.episodes, config.dataset.format = 1, "droid"
+    record.main(config, tmp_path / "d")
+    folder = checkpoints.write_checkpoint(
+        tmp_path / "checkpoint", cameras=("front", "wrist"), state=8, action=8
+    )
+    policy = load_policy(folder, capture=Selection.parse("layers=all;reduce=patch_map,group_mass"))
+    run, source = tmp_path / "run", open_source(tmp_path / "d")
+    assert source.kind == "droid"
+    evaluate_episodes(policy, source, Settings(run, rename={"left": "front"}, progress=False))
+    episode = read_episode(episode_folder(run, 0))
+    assert episode.masks["wrist"].any() and "target" in episode.roles.values()
+    result = analyse_run(run, h1_1_objects.get_config("tiny"), tmp_path / "out")
+    assert result["analysed"] == 1 and result["rows"] > 0 and not result["skipped"]
+
+
+@pytest.mark.slow
 def test_masks_of_a_recording_reach_the_analysis(tmp_path):
     config = tabletop.get_config("tiny")
     config.episodes = 1

@@ -7,7 +7,7 @@ import pytest
 
 from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data.lerobot import open_dataset
-from attn_jax.data.lerobot_beside import read_masks, read_notes
+from attn_jax.data.lerobot_beside import read_masks, read_notes, read_views, unproject
 from attn_jax.data.lerobot_writer import LeRobotWriter
 from robots.tabletop.demonstrations import TabletopConfig, demonstrations
 from robots.tabletop.record import Recording, record
@@ -71,6 +71,31 @@ def test_where_the_target_is(tmp_path):
     assert dataset.column("look_at.wrist").shape == (len(seen), 64)
 
 
+def test_depth_and_points_beside_the_dataset(tmp_path):
+    config = TabletopConfig(size=16, views=("depth", "points"))
+    record(Recording(config, seed=7), tmp_path / "d")
+    views = read_views(tmp_path / "d", 0)
+    kinds = ("depth", "points", "pose", "intrinsics")
+    assert set(views) == {f"{kind}.{camera}" for kind in kinds for camera in ("front", "wrist")}
+    note, masks = read_notes(tmp_path / "d")[0], read_masks(tmp_path / "d", 0)
+    for camera in ("front", "wrist"):
+        depth, points = views[f"depth.{camera}"], views[f"points.{camera}"]
+        assert depth.shape == (note["length"], 16, 16) and depth.dtype == points.dtype == np.float32
+        found = unproject(depth, views[f"pose.{camera}"], views[f"intrinsics.{camera}"])
+        assert (depth > 0).any()
+        np.testing.assert_allclose(found, points, atol=1e-5)
+    # Two cameras see the same things at the same places: on the table, where the scene has them.
+    env = config.make_env()
+    _, info = env.reset(seed=7)
+    for number, name in enumerate(note["objects"]):
+        seen = masks["front"][0] == number + 1
+        assert seen.any(), name
+        middle = np.median(views["points.front"][0][seen], axis=0)
+        np.testing.assert_allclose(middle[:2], info["positions"][number][:2], atol=0.03)
+    with pytest.raises(ConfigError, match=r"views: .*\['normals'\]"):
+        TabletopConfig(views=("normals",))
+
+
 def test_failures_are_flagged_or_dropped(tmp_path):
     hasty = TabletopConfig(size=8, max_steps=24)
     kept = record(Recording(hasty, seed=0, episodes=8), tmp_path / "kept")
@@ -87,6 +112,7 @@ def test_failures_are_flagged_or_dropped(tmp_path):
 
 def test_without_masks(tmp_path):
     record(Recording(SMALL, seed=0, episodes=1, masks=False), tmp_path / "d")
+    assert not (tmp_path / "d/views").exists()
     assert not (tmp_path / "d/masks/episode_000000.npz").exists()
 
 
