@@ -178,7 +178,8 @@ def read_trajectory(folder: pathlib.Path) -> Trajectory:
     if len(set(lengths.values())) != 1:
         raise EpisodeError(f"datasets differ in length: {lengths}", where=path, fix=_RECORD_AGAIN)
     fields: dict[str, Any] = {f: rows for f, rows in found.items() if f in DATASETS}
-    return Trajectory(**fields | groups)
+    fields.update(groups)
+    return Trajectory(**fields)
 
 
 def _datasets(group: Any) -> dict[str, NumpyArray]:

@@ -6,10 +6,12 @@ prompt = env.reset(env.tasks[0], seed=3, episode=0)
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 
+from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import Float, NumpyArray
 from robots.interface import EnvTask, Objects, Outcome, View
 from robots.tabletop.env import FPS, TabletopEnv
@@ -26,8 +28,15 @@ class TabletopRollouts:
         """Takes the arguments of `TabletopEnv`.
 
         Raises:
-          ConfigError: as `TabletopEnv`.
+          ConfigError: as `TabletopEnv`, or it has no such argument.
         """
+        known = inspect.signature(TabletopEnv).parameters
+        if unknown := set(settings) - set(known):
+            raise ConfigError(
+                f"the tabletop has no {', '.join(sorted(unknown))}",
+                where="env",
+                fix=f"It has {', '.join(known)}",
+            )
         self._env = TabletopEnv(task, **settings)
         self.tasks = (EnvTask("tabletop", 0, task),)
         turns = {"model_rot180": False, "video_rot180": False}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from attn_jax.core.errors import ConfigError
 from robots.interface import PolicyEnv
 from robots.tabletop.rollouts import TabletopRollouts
 from tests import testing
@@ -25,6 +27,11 @@ def test_the_protocol():
     assert env.reset(env.tasks[0], seed=3, episode=1) == prompt
     np.testing.assert_array_equal(env.view().images["front"], view.images["front"])
     env.close()
+
+
+def test_an_argument_that_it_does_not_have():
+    with pytest.raises(ConfigError, match=r"env: the tabletop has no foo\. It has task, size"):
+        TabletopRollouts("pick", foo=1)
 
 
 if __name__ == "__main__":
