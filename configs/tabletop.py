@@ -4,8 +4,9 @@
         --config.seed=0 --config.episodes=200
 
 Arguments: `size` (side of the pictures, pixels), `task` (pick, unplug or place), `tiny` (2 episodes
-of 32 pixels). The work directory becomes a LeRobotDataset v3. Expect every expert to succeed in at
-least 95 % of its episodes, and about 25 steps an episode for pick and unplug, 45 for place.
+of 32 pixels). The work directory becomes a LeRobotDataset v3, or DROID-style folders. Expect every
+expert to succeed in at least 95 % of its episodes, and about 25 steps an episode for pick and
+unplug, 45 for place.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.episodes = 2 if arg.tiny else 200
     # Processes; -1 is one per core. The dataset does not depend on it.
     config.jobs = 1
+    # Episodes after which the folder is a whole dataset again; the most that a crash may cost.
+    config.commit_every = 50
     config.robot = {
         "name": "tabletop",
         "task": arg.task,
@@ -59,9 +62,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # its prompt needs most of, since a hand half way tells where it is going.
     config.starts = {"scenes": 0, "steps": 8}
     config.dataset = {
+        # lerobot (LeRobotDataset v3) or droid (DROID-style folders: front is the left camera)
+        "format": "lerobot",
+        # Of the masks in DROID-style folders: dinox or perception
+        "layout": "dinox",
         # image (PNG, lossless) or video (H.264)
         "storage": "image",
         "masks": True,
+        # depth, points: beside the dataset, with the poses and intrinsics of the cameras
+        "views": (),
         # For supervised attention: which cells of a grid the target covers, in every frame.
         "look_at": False,
         "keep_failures": True,

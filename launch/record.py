@@ -5,21 +5,24 @@
     python -m launch.record --config=configs/tabletop.py:size=64,task=pick --workdir=DATASET
     --config.episodes=200
 
---workdir is the session folder of the toroidal dot, and the LeRobotDataset of the tabletop; a
-folder that already holds one is refused. A killed recording of a session loses at most one event.
+--workdir is the session folder of the toroidal dot, and the dataset of the tabletop
+(LeRobotDataset v3, or DROID-style recordings with `dataset.format=droid`); a
+folder that already holds one is refused. A killed recording of a session loses at most one event, a
+killed recording of demonstrations what came after the last `commit_every` episodes; SIGTERM and
+Ctrl-C lose nothing (exit code 128 + signal number). The same command goes on with demonstrations.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 
 import ml_collections
 from absl import logging
 
 from attn_jax.core.errors import ConfigError
-from attn_jax.data import lerobot_writer
 from attn_jax.data.quota import Reclaim
 from attn_jax.data.session_writer import SessionWriter, refuse_existing
 from launch import app
@@ -54,13 +57,12 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, 
 def record_demonstrations(
     config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> dict[str, Any]:
-    """Lets the tabletop's expert act and writes a LeRobotDataset v3 into `workdir`."""
+    """Lets the tabletop's expert act and writes its demonstrations into `workdir`."""
     # Here, because mujoco is slow to import and other robots do without.
     from robots.tabletop import record as tabletop
     from robots.tabletop.demonstrations import TabletopConfig
     from robots.tabletop.tasks import TaskConfig
 
-    lerobot_writer.refuse_existing(workdir)
     robot, options = config.robot, config.dataset
     task = TaskConfig(robot.task, tuple(robot.colours), tuple(robot.shapes), robot.distractors)
     settings = TabletopConfig(
@@ -71,10 +73,10 @@ def record_demonstrations(
         max_steps=robot.max_steps,
         noise=config.expert.noise,
         every_target=config.expert.every_target,
+        views=tuple(options.views),
     )
-    summary = tabletop.record(
+    recording = tabletop.Recording(
         settings,
-        workdir,
         seed=config.seed,
         episodes=config.episodes,
         storage=options.storage,
@@ -83,9 +85,20 @@ def record_demonstrations(
         keep_failures=options.keep_failures,
         starts=config.starts.scenes,
         start_steps=config.starts.steps,
-        jobs=config.jobs,
+        format=options.format,
+        layout=options.layout,
     )
+    recording.open(workdir, config.commit_every)  # what cannot go on ends here, with all unchanged
     app.prepare_workdir(workdir, config)
+    summary = tabletop.record(
+        recording, workdir, jobs=config.jobs, commit_every=config.commit_every
+    )
+    if summary.signal is not None:
+        print(
+            f"stopped after {summary.episodes} episodes; the same command continues",
+            file=sys.stderr,
+        )
+        sys.exit(128 + summary.signal)
     logging.info("%d of %d attempts succeeded", summary.successes, summary.attempts)
     return {"dataset": workdir, **dataclasses.asdict(summary)}
 

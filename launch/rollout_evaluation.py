@@ -14,6 +14,7 @@ from typing import Any
 import ml_collections
 
 from attn_jax.core import files
+from attn_jax.core.differences import config_differences
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import PathLike
 from attn_jax.policies.observations import Description, describe
@@ -21,7 +22,6 @@ from attn_jax.policies.policy import with_weights
 from attn_jax.probe.arrays import read_json
 from attn_jax.probe.schema import RUN, start_run
 from attn_jax.probe.select import Selection
-from attn_jax.train.differences import config_differences
 from launch import app
 from launch.rollouts import Settings, plan_jobs, run_rollouts
 from robots.interface import PolicyEnv

@@ -27,11 +27,11 @@ import jax
 import ml_collections
 from absl import logging
 
+from attn_jax.core.differences import config_differences
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.train import config as config_lib
 from attn_jax.train.checkpoint_files import alone
 from attn_jax.train.checkpoints import Checkpoints, load_metadata, parameter_differences
-from attn_jax.train.differences import config_differences
 from attn_jax.train.loop import FitResult, fit
 from attn_jax.train.sharding import make_mesh
 from attn_jax.train.step import init_state

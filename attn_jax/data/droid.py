@@ -32,12 +32,15 @@ class DroidOptions:
       keyframe_step: distance of keyframes where there is no white list; the published policy runs
         8 actions before it looks again.
       horizon: actions of a chunk.
+      actions: what the chunks hold before the gripper's position, one of `droid_files.ACTIONS`;
+        an episode whose recording lacks it has no actions.
       masks: `perception`, `dinox`, `auto` (the first of them that is there) or `none`.
     """
 
     cameras: tuple[str, ...] = ("left", "wrist")
     keyframe_step: int = 8
     horizon: int = 15
+    actions: str = "joint_velocity"
     masks: str = "auto"
 
     def __post_init__(self):
@@ -47,6 +50,10 @@ class DroidOptions:
             raise ConfigError(f"cameras {self.cameras}", fix=f"Choose different ones of {known}")
         if self.keyframe_step < 1 or self.horizon < 1:
             raise ConfigError("keyframe_step and horizon must be at least 1")
+        if self.actions not in droid_files.ACTIONS:
+            raise ConfigError(
+                f"unknown actions {self.actions!r}", fix=f"Use one of {(*droid_files.ACTIONS,)}"
+            )
 
 
 def is_droid_episode(path: PathLike) -> bool:
@@ -99,7 +106,8 @@ def read_droid(folder: PathLike, options: DroidOptions | None = None) -> Episode
 
     Returns:
       An episode whose `env_step` is the number of the frame, with images and masks as recorded
-      (before any letterbox), `state` (c, 8) and `actions` (c, horizon, 8).
+      (before any letterbox), `state` (c, 8) and `actions` (c, horizon, 8), or (c, horizon, 7) of
+      cartesian ones, or None where they were not recorded.
 
     Raises:
       EpisodeError: a file is missing, damaged, or does not fit the others.
@@ -130,7 +138,7 @@ def read_droid(folder: PathLike, options: DroidOptions | None = None) -> Episode
         "task": prompt,
         "success": _outcome(folder),
         "source": f"droid:{droid_name(folder)}",
-        "fps": RATE_HZ,
+        "fps": trajectory.rate_hz() or RATE_HZ,
         "num_frames": num_frames,
         "num_rows": len(trajectory),
         "masks": source,
@@ -150,7 +158,7 @@ def read_droid(folder: PathLike, options: DroidOptions | None = None) -> Episode
             roles=droid_masks.read_roles(folder, objects, prompt),
             masks=masks,
             state=trajectory.state(frames),
-            actions=trajectory.chunks(frames, options.horizon),
+            actions=trajectory.chunks(frames, options.horizon, options.actions),
         )
     except EpisodeError as error:
         raise (

@@ -22,7 +22,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -44,21 +44,46 @@ _FRAME_FILE = re.compile(r"(\d{5})\.jpg")
 _RECORD_AGAIN = "Copy it from the recording again, or remove the episode"
 
 
+STEP_START = "control/step_start"
+#: Kinds of actions: what a policy may be compared with, besides the gripper -> dataset, width.
+ACTIONS = {
+    "joint_velocity": ("action/joint_velocity", JOINTS),
+    "cartesian_position": ("action/cartesian_position", 6),
+    "cartesian_velocity": ("action/cartesian_velocity", 6),
+}
+#: Groups whose datasets are kept by name.
+GROUPS = {
+    "intrinsics": "observation/camera_intrinsics",
+    "extrinsics": "observation/camera_extrinsics",
+    "timestamps": "observation/timestamp",
+}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Robot state and actions of an episode.
+    """Robot state and actions of an episode; what a recording lacks is None or empty.
 
     Attributes:
       joint_position: (T, 7) radians.
       gripper_position: (T,) 0 open to 1 closed.
       joint_velocity: (T, 7) commanded, radians per second.
       gripper_action: (T,) commanded gripper position.
+      cartesian_position: (T, 6) commanded pose of the hand, metres and radians (Euler angles xyz).
+      cartesian_velocity: (T, 6) commanded, metres and radians per second.
+      intrinsics: camera -> (..., 3, 3) pixels, as recorded.
+      extrinsics: camera -> pose as recorded, (T, 6) or (6,): metres and radians.
+      timestamps: name -> (T,) numbers as recorded; DROID's are milliseconds.
     """
 
     joint_position: Float[NumpyArray, "T 7"]
     gripper_position: Float[NumpyArray, "T"]
-    joint_velocity: Float[NumpyArray, "T 7"]
-    gripper_action: Float[NumpyArray, "T"]
+    joint_velocity: Float[NumpyArray, "T 7"] | None = None
+    gripper_action: Float[NumpyArray, "T"] | None = None
+    cartesian_position: Float[NumpyArray, "T 6"] | None = None
+    cartesian_velocity: Float[NumpyArray, "T 6"] | None = None
+    intrinsics: Mapping[str, NumpyArray] = dataclasses.field(default_factory=dict)
+    extrinsics: Mapping[str, NumpyArray] = dataclasses.field(default_factory=dict)
+    timestamps: Mapping[str, NumpyArray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.joint_position)
@@ -69,14 +94,25 @@ class Trajectory:
         joined = [self.joint_position[rows], self.gripper_position[rows, None]]
         return np.concatenate(joined, axis=1).astype(np.float32)
 
-    def chunks(self, frames: Sequence[int], horizon: int) -> NumpyArray:
-        """(t, H, 8) float32 from each frame on: joint velocities, then the gripper's position.
+    def chunks(
+        self, frames: Sequence[int], horizon: int, kind: str = "joint_velocity"
+    ) -> NumpyArray | None:
+        """(t, H, 8 or 7) float32 from each frame on: one of ACTIONS, then the gripper's position.
 
-        After the last row its action is repeated.
+        After the last row its action is repeated. None where the recording lacks these actions.
         """
+        moves, grip = getattr(self, kind), self.gripper_action
+        if moves is None or grip is None:
+            return None
         rows = self._rows(np.asarray(frames)[:, None] + np.arange(horizon))
-        joined = [self.joint_velocity[rows], self.gripper_action[rows][..., None]]
-        return np.concatenate(joined, axis=-1).astype(np.float32)
+        return np.concatenate([moves[rows], grip[rows][..., None]], axis=-1).astype(np.float32)
+
+    def rate_hz(self) -> float | None:
+        """Rows per second by the middle distance of control steps; None where times are unknown."""
+        times = self.timestamps.get(STEP_START)
+        if times is None or len(times) < 2 or (middle := float(np.median(np.diff(times)))) <= 0:
+            return None
+        return round(1000.0 / middle, 3)
 
     def _rows(self, frames: NumpyArray) -> NumpyArray:
         return np.minimum(frames, len(self) - 1)
@@ -100,36 +136,63 @@ def read_prompt(folder: pathlib.Path) -> str:
     return text
 
 
+#: Field of a Trajectory -> dataset, its width, whether every recording must have it.
+DATASETS = {
+    "joint_position": ("observation/robot_state/joint_positions", JOINTS, True),
+    "gripper_position": ("observation/robot_state/gripper_position", 0, True),
+    "gripper_action": ("action/gripper_position", 0, False),
+    **{field: (name, width, False) for field, (name, width) in ACTIONS.items()},
+}
+
+
 def read_trajectory(folder: pathlib.Path) -> Trajectory:
     """Reads `trajectory.h5`.
 
     Raises:
-      EpisodeError: missing, damaged, a dataset absent, of another shape, or not finite.
+      EpisodeError: missing, damaged, the state absent, or a dataset of another shape or not finite.
     """
     path = folder / TRAJECTORY
-    names = {
-        "joint_position": ("observation/robot_state/joint_positions", JOINTS),
-        "gripper_position": ("observation/robot_state/gripper_position", 0),
-        "joint_velocity": ("action/joint_velocity", JOINTS),
-        "gripper_action": ("action/gripper_position", 0),
-    }
-    found: dict[str, NumpyArray] = {}
+    found: dict[str, Any] = {}
     if not path.is_file():
         raise EpisodeError("the trajectory is missing", where=path, fix=_RECORD_AGAIN)
     try:
         with h5py.File(path, "r") as file:
-            for field, (name, width) in names.items():
-                if not isinstance(file.get(name), h5py.Dataset):
+            for field, (name, width, needed) in DATASETS.items():
+                if isinstance(file.get(name), h5py.Dataset):
+                    found[field] = _rows_of(np.asarray(file[name]), width, f"{path}, {name}")
+                elif needed:
                     raise EpisodeError(f"has no dataset {name}", where=path, fix=_RECORD_AGAIN)
-                found[field] = _rows_of(np.asarray(file[name]), width, f"{path}, {name}")
+            groups = {field: _datasets(file.get(name)) for field, name in GROUPS.items()}
     except OSError as error:
         raise EpisodeError(
             f"is no readable HDF5: {error}", where=path, fix=_RECORD_AGAIN
         ) from error
+    for field, arrays in groups.items():
+        for name, values in arrays.items():
+            where = f"{path}, {GROUPS[field]}/{name}"
+            if field == "timestamps":
+                values = _rows_of(values, 0, where)
+                found[f"timestamps/{name}"] = values
+            arrays[name] = _finite(values, where)
     lengths = {field: len(rows) for field, rows in found.items()}
     if len(set(lengths.values())) != 1:
         raise EpisodeError(f"datasets differ in length: {lengths}", where=path, fix=_RECORD_AGAIN)
-    return Trajectory(**found)
+    fields: dict[str, Any] = {f: rows for f, rows in found.items() if f in DATASETS}
+    fields.update(groups)
+    return Trajectory(**fields)
+
+
+def _datasets(group: Any) -> dict[str, NumpyArray]:
+    """Every dataset below a group by its path there; empty without the group."""
+    found: dict[str, NumpyArray] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = np.asarray(item)
+
+    if isinstance(group, h5py.Group):
+        group.visititems(visit)
+    return found
 
 
 def _rows_of(rows: NumpyArray, width: int, where: str) -> NumpyArray:
@@ -144,8 +207,15 @@ def _rows_of(rows: NumpyArray, width: int, where: str) -> NumpyArray:
             where=where,
             fix=_RECORD_AGAIN,
         )
+    return _finite(rows, where)
+
+
+def _finite(rows: NumpyArray, where: str) -> NumpyArray:
+    """The numbers as float64."""
+    if rows.dtype.kind not in "fiu":
+        raise EpisodeError(f"{rows.dtype} is no number", where=where, fix=_RECORD_AGAIN)
     if not np.isfinite(rows).all():
-        row = int(np.argwhere(~np.isfinite(rows))[0][0])
+        row = int(np.argwhere(~np.isfinite(np.atleast_1d(rows)))[0][0])
         raise EpisodeError(
             f"NaN or infinite in row {row}", where=where, fix="Leave the episode out"
         )

@@ -2,7 +2,7 @@
 
 - `dinox_info.json`: {"8": [{"bbox": [x1, y1, x2, y2], "mask_file": ..., "category": ..., "score":
   ...}]} with `masks/00008_duck_0.npy` (h, w) bool. An entry counts when it has a mask file and a
-  positive score.
+  finite, positive score.
 - `perception/00008/perception.h5`: `wrist/masks` (n, h, w), `wrist/bboxes/labels` (n).
 
 An object is a category or label; several instances in a frame are one mask. Roles come from
@@ -17,6 +17,8 @@ Axis names: t frames, o objects, h w pixels.
 
 from __future__ import annotations
 
+import itertools
+import math
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
@@ -38,7 +40,11 @@ SOURCES = ("auto", "perception", "dinox", "none")
 MATCHED = {"grasp": "target", "place": "place", "other": "distractor"}
 
 _DETECT_AGAIN = "Run the detector on that frame again, or list other frames in white_list.json"
-_PLACED = r"\b(?:in|into|inside|on|onto|to|at)\s+(?:(?:the|a|an)\s+)?(?:\w+\s+)?"
+_TO = ("into", "onto", "to", "inside")
+_AT = ("in", "on", "at")  # a place after "put", else where the target is now
+_FROM = ("from", "off")
+_WHERE = rf"(?:{'|'.join((*_TO, *_AT, *_FROM))}) (?:of )?(?:(?:the|a|an) )?(?:\w+ )?"
+_MOVING = r" (?:put|place|drop|set|move|lay|insert|stack|bring|pour|store) "
 
 
 def mask_source(folder: pathlib.Path, wanted: str = "auto") -> str:
@@ -108,7 +114,7 @@ def _dinox(folder: pathlib.Path, frames: Sequence[int]) -> Iterator[Found]:
         for number, entry in enumerate(entries):
             where = f"{path}, frame {frame}, entry {number}"
             name, file, score = _entry(entry, where)
-            if not file or score <= 0:
+            if not file or not (math.isfinite(score) and score > 0):
                 continue
             mask = folder / MASKS / pathlib.PurePosixPath(file).name
             yield place, name, _load_mask(mask), mask
@@ -208,17 +214,29 @@ def _matching(path: pathlib.Path) -> dict[str, str]:
 def roles_by_prompt(objects: Sequence[str], prompt: str) -> dict[str, str]:
     """Roles from the words of the prompt.
 
-    An object whose words the prompt has is the `target`, or a `place` when it follows "in", "on",
-    "to" and the like; every other object is a `distractor`. When the prompt names none of them,
-    all are `other`: nothing is known.
+    The prompt names an object where its words stand side by side; where names overlap (duck, duck
+    toy) the longest counts. What is named is the `target`; a `place` when it follows "onto",
+    "to" and the like, or "in" or "on" after "put" or the like; `other` when it follows "from", or
+    says where the target is ("pick the cup on the table"). Every other object is
+    a `distractor`. When the prompt names none of them, all are `other`: nothing is known.
     """
-    text = _plain(prompt)
-    roles = {}
-    for name in objects:
+    text = f" {_plain(prompt)} "
+    roles = dict.fromkeys(objects, "distractor")
+    moves = re.search(_MOVING, text) is not None
+    for name in sorted(objects, key=lambda name: -len(_plain(name).split())):
         words = _plain(name).split()
-        named = bool(words) and set(words) <= set(text.split())
-        placed = named and re.search(_PLACED + re.escape(words[0]) + r"\b", text)
-        roles[name] = "place" if placed else "target" if named else "distractor"
+        orders = itertools.permutations(words) if len(words) <= 3 else [words]
+        either = "|".join(re.escape(" ".join(order)) for order in orders)
+        found = re.search(rf"(?P<word>{_WHERE})?(?<= )(?P<name>{either})(?= )", text)
+        if found is None or not words:
+            continue
+        relation = (found["word"] or "").split(" ")[0]
+        if relation in _FROM or (relation in _AT and not moves):
+            roles[name] = "other"
+        else:
+            roles[name] = "place" if relation else "target"
+        # A shorter name within this one is not meant; what stands between words stays.
+        text = text[: found.start("name")] + "~" + text[found.end("name") :]
     known = {"target", "place"} & set(roles.values())
     return roles if known else dict.fromkeys(objects, "other")
 

@@ -132,16 +132,14 @@ def _check(
 
 
 def _write_trajectory(path: pathlib.Path, trajectory: Trajectory) -> None:
-    names = {
-        "observation/robot_state/joint_positions": trajectory.joint_position,
-        "observation/robot_state/gripper_position": trajectory.gripper_position,
-        "action/joint_velocity": trajectory.joint_velocity,
-        "action/gripper_position": trajectory.gripper_action,
-    }
     content = io.BytesIO()  # HDF5 takes the process down when it meets a full disk itself
     with h5py.File(content, "w") as file:
-        for name, rows in names.items():
-            file.create_dataset(name, data=rows)
+        for field, (name, _, _) in droid_files.DATASETS.items():
+            if (rows := getattr(trajectory, field)) is not None:
+                file.create_dataset(name, data=rows)
+        for field, group in droid_files.GROUPS.items():
+            for name, values in getattr(trajectory, field).items():
+                file.create_dataset(f"{group}/{name}", data=values)
     path.write_bytes(content.getbuffer())
 
 

@@ -272,7 +272,7 @@ def _read_table(path: pathlib.Path, columns: Sequence[str] | None = None) -> pa.
         raise DatasetError(
             f"cannot be read as parquet: {error}",
             where=path,
-            fix="A recording that was not finalised has no footer; record it again",
+            fix="A recording that was not finalised has no footer; continue it, or record again",
         ) from error
 
 
@@ -306,7 +306,7 @@ def _names(path: pathlib.Path) -> list[str]:
         raise DatasetError(
             f"cannot be read as parquet: {error}",
             where=path,
-            fix="A recording that was not finalised has no footer; record it again",
+            fix="A recording that was not finalised has no footer; continue it, or record again",
         ) from error
 
 
@@ -379,7 +379,7 @@ def _check_episodes(
             f"the episode table covers {edges[-1]} frames, the data hold {total}, or they differ "
             "in where episodes begin",
             where=root / "meta" / "episodes",
-            fix="A recording was cut off before it was finalised; record it again",
+            fix="A recording was cut off; continue it (the same command again), or record again",
         )
 
 

@@ -1,4 +1,4 @@
-"""Episodes of a LeRobotDataset v3 as recorded episodes.
+"""Episodes of a LeRobotDataset v3 as recorded episodes, with the masks that lie beside it.
 
 dataset = open_dataset("datasets/tabletop")
 episode = read_lerobot(dataset, 3, step=8, horizon=16)
@@ -7,9 +7,14 @@ episode.images["front"]                          # (c, h, w, 3) of every eighth 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from attn_jax.core.errors import EpisodeError
+from attn_jax.core.typing import Int, NumpyArray
+from attn_jax.data import lerobot_beside
 from attn_jax.data.episodes import Episode
 from attn_jax.data.lerobot import Dataset
 
@@ -19,6 +24,8 @@ IMAGES, STATE, ACTION, SUCCESS = (
     "action",
     "next.success",
 )
+#: Fields of a note that an episode's info has too.
+NOTED = ("seed", "other_prompts", "lifted")
 
 
 def read_lerobot(dataset: Dataset, number: int, *, step: int = 8, horizon: int = 16) -> Episode:
@@ -32,10 +39,12 @@ def read_lerobot(dataset: Dataset, number: int, *, step: int = 8, horizon: int =
 
     Returns:
       An episode whose `env_step` is the number of the frame in its episode. Its outcome is that of
-      the episode's `success` or the feature `next.success` where there is one, else unknown.
+      the episode's `success` or the feature `next.success` where there is one, else unknown. Where
+      launch.record left notes and masks (`lerobot_beside`), it has objects, roles and masks, and
+      `seed`, `other_prompts` and `lifted` in its info; else it has none.
 
     Raises:
-      EpisodeError: no such episode, or several tasks in one.
+      EpisodeError: no such episode, several tasks in one, or masks that do not fit it.
       DatasetError: a feature is missing or a picture is damaged.
     """
     if not 0 <= number < len(dataset.episodes):
@@ -56,6 +65,7 @@ def read_lerobot(dataset: Dataset, number: int, *, step: int = 8, horizon: int =
         success = bool(np.any(dataset.columns[SUCCESS][first:stop]))
     actions, _ = dataset.chunk(ACTION, frames, range(horizon))
     images = {key.removeprefix(IMAGES): dataset.frames(key, frames) for key in dataset.cameras}
+    note = lerobot_beside.read_note(dataset.root, number) or {}
     return Episode(
         info={
             "prompt": prompts[0],
@@ -65,12 +75,49 @@ def read_lerobot(dataset: Dataset, number: int, *, step: int = 8, horizon: int =
             "fps": dataset.fps,
             "num_frames": stop - first,
             "geometry": {name: {"model_rot180": False, "video_rot180": False} for name in images},
+            **{key: note[key] for key in NOTED if key in note},
         },
         env_step=frames - first,
         images=images,
-        objects=(),
-        roles={},
-        masks={},
+        objects=tuple(note.get("objects", ())),
+        roles=note.get("roles", {}),
+        masks=_masks(dataset, number, note, frames - first, images),
         state=dataset.column(STATE)[frames].astype(np.float32),
         actions=actions.astype(np.float32),
     )
+
+
+def _masks(
+    dataset: Dataset,
+    number: int,
+    note: Mapping[str, Any],
+    steps: Int[NumpyArray, "k"],
+    images: Mapping[str, NumpyArray],
+) -> dict[str, NumpyArray]:
+    """Camera -> (k, o, h, w) bool at the steps of an episode; empty without masks."""
+    if not lerobot_beside.has_masks(dataset.root, number):
+        return {}
+    where = dataset.root / lerobot_beside.MASK_FILE.format(number)
+    if "objects" not in note:
+        raise EpisodeError(
+            "masks of objects without names",
+            where=where,
+            fix=f"Restore {lerobot_beside.EPISODES_FILE} with `objects`, or remove the masks",
+        )
+    ids = lerobot_beside.read_masks(dataset.root, number)
+    length = int(dataset.episodes[number, 1] - dataset.episodes[number, 0])
+    for camera, pictures in ids.items():
+        size = images[camera].shape[1:3] if camera in images else None
+        if size is None or pictures.shape != (length, *size):
+            raise EpisodeError(
+                f"masks of {camera!r} are {pictures.shape}, the episode has "
+                f"{'no such camera' if size is None else (length, *size)}",
+                where=where,
+                fix="Record the episode again, or remove its masks",
+            )
+    try:
+        return lerobot_beside.object_masks(
+            {camera: pictures[steps] for camera, pictures in ids.items()}, note["objects"]
+        )
+    except EpisodeError as error:
+        raise EpisodeError(error.what, where=where, fix=error.fix) from None

@@ -26,12 +26,15 @@ class FeatureStats:
 
     Args:
       dtype: of the feature: "image" or "video" for pictures, else a number type.
+
+    Attributes:
+      counts: (3, 256) int64, pixels of every value in each channel; zeros for numbers.
     """
 
     def __init__(self, dtype: str):
         self._pictures = dtype in ("image", "video")
         self._parts: list[np.ndarray] = []
-        self._counts = np.zeros((3, 256), np.int64)
+        self.counts = np.zeros((3, 256), np.int64)
         self._frames = 0
 
     def add(self, values: NumpyArray) -> dict[str, Any]:
@@ -41,16 +44,20 @@ class FeatureStats:
             counts = np.stack(
                 [np.bincount(values[..., c].ravel(), minlength=256) for c in range(3)]
             )
-            self._counts += counts
+            self.counts += counts
             return _of_histogram(counts, len(values))
         flat = np.asarray(values, np.float64).reshape(len(values), -1)
         self._parts.append(flat)
         return _of_vectors(flat)
 
+    def restore(self, counts: Int[NumpyArray, "3 256"], frames: int) -> None:
+        """Takes over the pictures of another collector: its `counts`, and how many there were."""
+        self.counts, self._frames = counts, frames
+
     def total(self) -> dict[str, Any]:
         """Statistics of everything that was added."""
         if self._pictures:
-            return _of_histogram(self._counts, self._frames)
+            return _of_histogram(self.counts, self._frames)
         return _of_vectors(np.concatenate(self._parts))
 
 

@@ -21,9 +21,9 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
+from attn_jax.core.differences import config_hash
 from attn_jax.core.errors import CheckpointError
 from attn_jax.core.typing import PathLike
-from attn_jax.train.differences import config_hash
 from attn_jax.train.host_text import json_value
 
 

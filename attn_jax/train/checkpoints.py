@@ -29,6 +29,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from attn_jax.core.differences import config_differences, config_hash, tensor_differences
 from attn_jax.core.errors import CheckpointError, DiskFullError
 from attn_jax.core.typing import PathLike
 from attn_jax.train.checkpoint_files import (
@@ -43,7 +44,6 @@ from attn_jax.train.checkpoint_files import (
     tensor_structs,
     verify,
 )
-from attn_jax.train.differences import config_differences, config_hash, tensor_differences
 from attn_jax.train.host_text import json_text, json_value
 from attn_jax.train.sharding import gather_text, whole
 from attn_jax.train.step import TrainState

@@ -26,6 +26,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from attn_jax.core.errors import ConfigError
+from attn_jax.core.interrupts import Interrupts
 from attn_jax.train import interrupts as interrupts_lib
 from attn_jax.train.checkpoints import Checkpoints
 from attn_jax.train.optim import OptimConfig
@@ -146,7 +147,7 @@ class _Fit:
         loop = self.parts.loop
         shown = loop.progress if jax.process_index() == 0 else False
         bar = ProgressBar(loop.total_steps, enabled=shown)
-        with interrupts_lib.Interrupts() as interrupts, bar:
+        with Interrupts() as interrupts, bar:
             while True:
                 reason = self._reason(interrupts)
                 if self._evaluation_due(reason):
@@ -171,18 +172,19 @@ class _Fit:
 
     # --- the parts of a turn, in order ---
 
-    def _reason(self, interrupts: interrupts_lib.Interrupts) -> StopReason | None:
+    def _reason(self, interrupts: Interrupts) -> StopReason | None:
         self._tick()
         parts, run = self.parts, self.run
         check = parts.until.check
         if jax.process_count() == 1:
-            return interrupts.reason() or check(run.conditions, run.progress)
+            return interrupts_lib.reason(interrupts) or check(run.conditions, run.progress)
         # What does not depend on this machine's clock or files is the same everywhere; about the
         # rest the processes must talk, which they do once per line of the log.
         shared = check(run.conditions, run.progress, shared_only=True)
         if shared is not None or run.step % parts.loop.log_every:
             return shared
-        return interrupts_lib.agree(interrupts.reason() or check(run.conditions, run.progress))
+        mine = interrupts_lib.reason(interrupts) or check(run.conditions, run.progress)
+        return interrupts_lib.agree(mine)
 
     def _evaluation_due(self, reason: StopReason | None) -> bool:
         run, loop = self.run, self.parts.loop

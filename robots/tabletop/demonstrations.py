@@ -9,6 +9,8 @@ Axis names: t steps, h w pixels.
 from __future__ import annotations
 
 import dataclasses
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +18,13 @@ import joblib
 import numpy as np
 
 from attn_jax.core.errors import ConfigError
-from attn_jax.core.typing import NumpyArray, UInt8
+from attn_jax.core.typing import Float, NumpyArray, UInt8
 from robots.tabletop.env import TabletopEnv
 from robots.tabletop.experts import Expert
 from robots.tabletop.tasks import TaskConfig
 
+#: Views of the environment that are not recorded unless asked for.
+VIEWS = ("depth", "points")
 _BATCH = 8  # episodes that one worker makes before it hands them over
 
 
@@ -39,9 +43,10 @@ class TabletopConfig:
         action, so that the data show how errors are put right.
       every_target: demonstrate each scene once for every thing in it that could be meant, so that
         the prompt alone says which way to go.
+      views: what the cameras give besides pictures and masks, of "depth" and "points".
 
     Raises:
-      ConfigError: negative noise.
+      ConfigError: negative noise, or an unknown view.
     """
 
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
@@ -51,10 +56,15 @@ class TabletopConfig:
     max_steps: int | None = None
     noise: float = 0.1
     every_target: bool = False
+    views: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not 0 <= self.noise < 1:
             raise ConfigError(f"noise of {self.noise}", where="noise", fix="Use 0 to below 1")
+        if not set(self.views) <= set(VIEWS) or len(set(self.views)) != len(self.views):
+            raise ConfigError(
+                f"views {list(self.views)}", where="views", fix=f"Use some of {', '.join(VIEWS)}"
+            )
 
     def make_env(self) -> TabletopEnv:
         """The environment; raises ConfigError for what it cannot be."""
@@ -64,6 +74,7 @@ class TabletopConfig:
             cameras=self.cameras,
             shadows=self.shadows,
             max_steps=self.max_steps,
+            views=("images", "masks", *self.views),
         )
 
 
@@ -74,14 +85,20 @@ class Demonstration:
     Attributes:
       frames: keys of a LeRobotDataset -> (t, ...): `observation.images.<camera>` uint8,
         `observation.state` and `action` float32.
+      views: "depth" or "points" -> camera -> (t, h, w) or (t, h, w, 3) float32, metres.
+      poses: camera -> (t, 4, 4) float64, camera to world.
+      intrinsics: camera -> (3, 3) float64, pixels; see `camera.py`.
       masks: camera -> (t, h, w) ids of things: 0 background, i + 1 for info["objects"][i], 255 the
         gripper.
-      info: JSON values: seed, task (its name), prompt, success, length, objects, roles, grasped,
-        lifted.
+      info: JSON values: seed, task (its name), prompt, other_prompts (those that mean another
+        thing of the scene), success, length, objects, roles, grasped, lifted.
     """
 
     frames: Mapping[str, NumpyArray]
     masks: Mapping[str, UInt8[NumpyArray, "t h w"]]
+    views: Mapping[str, Mapping[str, NumpyArray]]
+    poses: Mapping[str, Float[NumpyArray, "t 4 4"]]
+    intrinsics: Mapping[str, Float[NumpyArray, "3 3"]]
     info: Mapping[str, Any]
 
     @property
@@ -108,27 +125,33 @@ def demonstrate(
     expert = Expert(env)
     observation, info = env.reset(seed=seed, options={} if target is None else {"target": target})
     rows: list[dict[str, Any]] = []
+    poses: list[dict[str, NumpyArray]] = []
     over = False
     while not over:
         action = expert.act()
         rows.append(observation | {"action": action})
+        poses.append(env.camera_poses)
         disturbed = action.astype(np.float64)
         disturbed[:6] += noise * random.normal(size=6)
         observation, _, terminated, truncated, info = env.step(disturbed)
         over = terminated or truncated
     columns = {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != "task"}
-    prefix = "observation.masks."
+    names = [camera.name for camera in env.cameras]
+
+    def pop(view: str) -> dict[str, NumpyArray]:
+        return {name: columns.pop(f"observation.{view}.{name}") for name in names}
+
     return Demonstration(
-        frames={key: value for key, value in columns.items() if not key.startswith(prefix)},
-        masks={
-            key.removeprefix(prefix): value
-            for key, value in columns.items()
-            if key.startswith(prefix)
-        },
+        masks=pop("masks"),
+        views={view: pop(view) for view in VIEWS if view in env.views},
+        frames=columns,  # what is left
+        poses={name: np.stack([row[name] for row in poses]) for name in names},
+        intrinsics={camera.name: camera.intrinsics for camera in env.cameras},
         info={
             "seed": seed,
             "task": env.task.name,
             "prompt": info["task"],
+            "other_prompts": [p for p in info["prompts"].values() if p != info["task"]],
             "success": info["is_success"],
             "length": len(rows),
             "objects": list(info["objects"]),
@@ -146,23 +169,29 @@ def demonstrations(
 
     Under `config.every_target` a seed gives several, first the one that the scene was drawn with.
     """
-    batches = [seeds[i : i + _BATCH] for i in range(0, len(seeds), _BATCH)]
     if jobs == 1:
-        results: Any = (_batch(config, batch) for batch in batches)
-    else:
-        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")
-        results = parallel(joblib.delayed(_batch)(config, batch) for batch in batches)
-    for batch in results:
+        yield from _demonstrations(config, seeds)
+        return
+    batches = [seeds[i : i + _BATCH] for i in range(0, len(seeds), _BATCH)]
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")
+    for batch in parallel(joblib.delayed(_batch)(config, batch) for batch in batches):
         yield from batch
 
 
 def _batch(config: TabletopConfig, seeds: Sequence[int]) -> list[Demonstration]:
+    """What one worker makes before it hands over."""
+    if threading.current_thread() is threading.main_thread():
+        # Ctrl-C reaches the workers too; when to stop is for the process that reads them to say.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return list(_demonstrations(config, seeds))
+
+
+def _demonstrations(config: TabletopConfig, seeds: Sequence[int]) -> Iterator[Demonstration]:
     env = config.make_env()
-    demos = []
     for seed in seeds:
-        demos.append(demonstrate(env, seed, config.noise))
+        yield demonstrate(env, seed, config.noise)
         if config.every_target:
             drawn = next(thing.name for thing in env.scene.things if thing.role == "target")
             others = [name for name in env.task.prompts(env.scene) if name != drawn]
-            demos += [demonstrate(env, seed, config.noise, target) for target in others]
-    return demos
+            for target in others:
+                yield demonstrate(env, seed, config.noise, target)

@@ -38,7 +38,7 @@ from robots.tabletop.scene import (
     TIMESTEP_S,
     Scene,
 )
-from robots.tabletop.tasks import LIFT_M, TaskConfig
+from robots.tabletop.tasks import TaskConfig, is_whole
 
 FPS = 10
 STATE_NAMES = ("x", "y", "z", "turn_x", "turn_y", "turn_z", "opening")
@@ -66,7 +66,8 @@ class TabletopEnv(gymnasium.Env):
       roles: name -> "target", "distractor", "place" or "other".
       is_success: the task has been fulfilled for two steps in a row; ends the episode.
       grasped: name of the thing between the fingers now, or None.
-      lifted: name of the first thing that was held 7 cm above its rest, or None.
+      lifted: name of the first thing that was held `TaskConfig.lift_m` above its rest (7 cm, in
+        unplug 6), or None.
       positions: (o, 3) float64, origins of all things in the world, metres.
       task: the prompt. prompts: name -> prompt of the same scene with another target.
       seed: of this episode, or None.
@@ -110,8 +111,10 @@ class TabletopEnv(gymnasium.Env):
             raise ConfigError(
                 f"unknown views {sorted(unknown)}", where="views", fix=f"Known: {', '.join(VIEWS)}"
             )
-        if self.max_steps < 1:
-            raise ConfigError(f"an episode of {self.max_steps} steps", where="max_steps")
+        if not is_whole(self.max_steps) or self.max_steps < 1:
+            raise ConfigError(
+                f"an episode of {self.max_steps!r} steps", where="max_steps", fix="Use 1 or more"
+            )
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"unknown render_mode {render_mode!r}", fix="Use rgb_array or None")
         self.action_space = spaces.Box(-1.0, 1.0, (len(ACTION_NAMES),), np.float32)
@@ -119,6 +122,7 @@ class TabletopEnv(gymnasium.Env):
         self._steps = self._held_steps = 0
         self._seed: int | None = None
         self._lifted: str | None = None
+        self._renderers: list[Renderer] = []  # until reset
 
     def _spaces(self) -> dict[str, spaces.Space]:
         low = np.array([-1, -1, -1, -np.pi, -np.pi, -np.pi, -0.02], np.float32)
@@ -150,13 +154,17 @@ class TabletopEnv(gymnasium.Env):
             stays the same.
 
         Raises:
-          ConfigError: an unknown option, a target that is not there, or a scene without roles.
+          ConfigError: an unknown option, a target that is not there, no Scene, or one without
+            roles.
         """
         super().reset(seed=seed)
         options = dict(options or {})
         if unknown := set(options) - {"scene", "target"}:
             raise ConfigError(f"unknown options {sorted(unknown)}", fix="Use scene or target")
-        scene = options.get("scene") or self.task.sample(self.np_random)
+        scene = options.get("scene")
+        if not isinstance(scene, Scene | None):
+            raise ConfigError(f"a scene {scene!r}", where="options", fix="Give a Scene")
+        scene = scene or self.task.sample(self.np_random)
         self.task.check(scene)
         if "target" in options:
             scene = self.task.retarget(scene, options["target"])
@@ -196,7 +204,8 @@ class TabletopEnv(gymnasium.Env):
         """Acts for a tenth of a second. The reward is 1 on success, else 0.
 
         Raises:
-          ConfigError: the action is not 7 finite numbers. Numbers beyond 1 are clipped.
+          ConfigError: before reset, or the action is not 7 finite numbers. Numbers beyond 1 are
+            clipped.
         """
         self.advance(action)
         done = self.task.done(self.scene, self.grasped, self.positions)
@@ -211,7 +220,8 @@ class TabletopEnv(gymnasium.Env):
         )
 
     def advance(self, action: Float[NumpyArray, "7"]) -> None:
-        """Simulates one control step without rendering."""
+        """Simulates one control step without rendering; raises as `step`."""
+        self._require_scene()
         action = np.asarray(action, np.float64)
         if action.shape != (len(ACTION_NAMES),) or not np.isfinite(action).all():
             raise ConfigError(
@@ -242,7 +252,7 @@ class TabletopEnv(gymnasium.Env):
         if self._lifted is None and (held := self.grasped) is not None:
             index = [thing.name for thing in self.scene.things].index(held)
             rest = self.scene.things[index].position[2]
-            if self.positions[index, 2] >= rest + LIFT_M:
+            if self.positions[index, 2] >= rest + self.task.lift_m:
                 self._lifted = held
 
     @property
@@ -286,11 +296,24 @@ class TabletopEnv(gymnasium.Env):
         return None
 
     def pictures(self) -> dict[str, Picture]:
-        """Every camera's picture of the present state."""
+        """Every camera's picture of the present state; ConfigError before reset."""
+        self._require_scene()
         return {
             camera.name: renderer.render(self.data)
             for camera, renderer in zip(self.cameras, self._renderers, strict=True)
         }
+
+    @property
+    def camera_poses(self) -> dict[str, Float[NumpyArray, "4 4"]]:
+        """Every camera's pose now: camera to world, in the camera's frame of `camera.py`."""
+        return {
+            camera.name: renderer.pose(self.data)
+            for camera, renderer in zip(self.cameras, self._renderers, strict=True)
+        }
+
+    def _require_scene(self) -> None:
+        if not self._renderers:
+            raise ConfigError("there is no scene yet", where="TabletopEnv", fix="Call reset first")
 
     def segment(self, geoms: Int[NumpyArray, "h w"]) -> UInt8[NumpyArray, "h w"]:
         """Ids of things from ids of geoms."""
@@ -337,6 +360,8 @@ class TabletopEnv(gymnasium.Env):
 
 
 def _camera(camera: str | Camera, size: int | None) -> Camera:
+    if size is not None and not is_whole(size):
+        raise ConfigError(f"pictures of {size!r} pixels", where="size", fix="Use a whole number")
     if isinstance(camera, str):
         if camera not in CAMERAS:
             raise ConfigError(

@@ -6,11 +6,13 @@ prompt = env.reset(env.tasks[0], seed=3, episode=0)
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import Float, NumpyArray
 from robots.interface import EnvTask, Objects, Outcome, View
 from robots.tabletop.env import FPS, TabletopEnv
@@ -36,8 +38,15 @@ class TabletopRollouts:
         """Takes the fields of `TaskConfig` and the arguments of `TabletopEnv`.
 
         Raises:
-          ConfigError: as these.
+          ConfigError: as these, or it has no such argument.
         """
+        known = inspect.signature(TabletopEnv).parameters
+        if unknown := set(settings) - set(known):
+            raise ConfigError(
+                f"the tabletop has no {', '.join(sorted(unknown))}",
+                where="env",
+                fix=f"It has {', '.join(known)}, and for `task` colours, shapes, distractors",
+            )
         drawn = TaskConfig(task, tuple(colours), tuple(shapes), distractors)
         self._env = TabletopEnv(drawn, **settings)
         self.tasks = (EnvTask("tabletop", 0, task),)

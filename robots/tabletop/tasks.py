@@ -3,7 +3,7 @@
 | task    | prompt                            | done when                                        |
 |---------|-----------------------------------|--------------------------------------------------|
 | pick    | find the red cube and pick it up  | held between the fingers, 7 cm above its rest    |
-| unplug  | unplug the red plug               | held, and 4 cm above its socket                  |
+| unplug  | unplug the red plug               | held, 6 cm above its rest in the socket          |
 | place   | put the red cube in the blue tray | lies inside the tray, let go                     |
 
 Only the prompt says which thing is meant: target and distractors are drawn alike.
@@ -28,13 +28,13 @@ from robots.tabletop.scene import COLOURS, PORTABLE, SHAPES, Scene, Thing
 TASKS = {"pick": 60, "unplug": 60, "place": 90}
 MAX_DISTRACTORS = 3
 
-LIFT_M = 0.07  # how far above its rest a thing counts as lifted
+_LIFT_M = 0.07
 _PROMPTS = {
     "pick": "find the {target} and pick it up",
     "unplug": "unplug the {target}",
     "place": "put the {target} in the {place}",
 }
-_UNPLUG_M = 0.06  # 28 mm of it free the plug
+_UNPLUG_M = 0.06  # 28 mm free the plug
 # Where things may stand: (x, y) from, to, in metres; seen well by both cameras.
 _AREA = ((-0.09, -0.12), (0.10, 0.12))
 _NEAR = ((-0.01, -0.12), (0.10, 0.12))  # in front of the trays
@@ -58,7 +58,8 @@ class TaskConfig:
         trays beside the one that is meant, at most 1.
 
     Raises:
-      ConfigError: an unknown name, or too few names for distinct things.
+      ConfigError: an unknown name, a number that is not whole, or too few names for distinct
+        things.
     """
 
     name: str = "pick"
@@ -79,6 +80,10 @@ class TaskConfig:
                     where=field,
                     fix=f"Name one or more of {', '.join(known)}, each once",
                 )
+        if not is_whole(self.distractors):
+            raise ConfigError(
+                f"{self.distractors!r} distractors", where="distractors", fix="Use a whole number"
+            )
         kinds = len(self.colours) * (1 if self.name == "unplug" else len(self.shapes))
         trays = len(self.colours) > 1 or not self.distractors or self.name != "place"
         if not 0 <= self.distractors <= MAX_DISTRACTORS or self.distractors >= kinds or not trays:
@@ -137,6 +142,11 @@ class TaskConfig:
             things.append(Thing("tray", colour, (-0.11 + float(x), y + float(shift)), 0.0, role))
         return things
 
+    @property
+    def lift_m(self) -> float:
+        """How far above its rest a thing that is held counts as lifted, metres."""
+        return _UNPLUG_M if self.name == "unplug" else _LIFT_M
+
     def check(self, scene: Scene) -> None:
         """Raises ConfigError for a scene without the roles that the task needs."""
         roles = [thing.role for thing in scene.things]
@@ -188,11 +198,15 @@ class TaskConfig:
         x, y, z = positions[roles["target"]]
         height = z - target.position[2]
         if self.name != "place":
-            needed = LIFT_M if self.name == "pick" else _UNPLUG_M
-            return held == target.name and height >= needed
+            return held == target.name and height >= self.lift_m
         tray = scene.things[roles["place"]].position
         inside = max(abs(x - tray[0]), abs(y - tray[1])) < 0.05
         return held != target.name and inside and height < 0.015
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number; true and false are none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def turn(random: np.random.Generator) -> float:

@@ -115,6 +115,26 @@ def test_roles_by_prompt(prompt, roles):
     assert droid_masks.roles_by_prompt(objects, prompt) == dict(zip(objects, roles, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("objects", "prompt", "roles"),
+    [
+        ("cube tray", "pick up the cube from the tray", "target other"),
+        ("cup table", "pick the cup on the table", "target other"),
+        ("cup table", "put the cup on the table", "target place"),
+        ("duck duck_toy bowl", "put the duck toy in the bowl", "distractor target place"),
+        ("duck duck_toy bowl", "put the duck in the bowl", "target distractor place"),
+        ("duck_toy bowl", "find the toy duck", "target distractor"),
+        ("cube tray bowl", "get the cube from the tray and put it in a bowl", "target other place"),
+        # The words are there, but not side by side.
+        ("red_cube red_tray blue_cube blue_tray", "put the red cube in the blue tray",
+         "target distractor distractor place"),
+    ],
+)  # fmt: skip
+def test_roles_of_overlapping_names_and_of_sources(objects, prompt, roles):
+    expected = dict(zip(objects.split(), roles.split(), strict=True))
+    assert droid_masks.roles_by_prompt((*expected,), prompt) == expected
+
+
 def test_roles_of_a_matching_file(tmp_path):
     expected = {"duck toy": "target", "bowl": "place", "banana": "distractor", "hand": "other"}
     for text in (

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import hypothesis
@@ -8,6 +9,7 @@ import pytest
 from attn_jax.core.errors import ConfigError, EpisodeError
 from attn_jax.data import droid
 from attn_jax.data.droid import DroidOptions, droid_episodes, read_droid
+from attn_jax.data.droid_files import Trajectory
 from attn_jax.data.droid_writer import LAYOUTS
 from tests import testing
 from tests.data import fake_droid
@@ -37,6 +39,7 @@ def test_a_recording_becomes_an_episode(tmp_path, layout):
         assert np.abs(episode.images[camera] - expected).max() < 16  # JPEG
 
     rows = fake_droid.trajectory()
+    assert rows.joint_velocity is not None and rows.gripper_action is not None
     np.testing.assert_array_equal(episode.state[1, :7], rows.joint_position[8])
     assert episode.state[2, 7] == rows.gripper_position[16]
     assert episode.actions is not None and episode.actions.shape == (3, 15, 8)
@@ -81,7 +84,7 @@ def test_round_trip(tmp_path_factory, frames, rows, step, layout, white_list, si
     at = np.minimum(expected, rows - 1)
     np.testing.assert_array_equal(episode.state[:, :7], trajectory.joint_position[at])
     at = np.minimum(np.asarray(expected)[:, None] + np.arange(4), rows - 1)
-    assert episode.actions is not None
+    assert episode.actions is not None and trajectory.joint_velocity is not None
     np.testing.assert_array_equal(episode.actions[..., :7], trajectory.joint_velocity[at])
 
 
@@ -197,19 +200,38 @@ def test_spec_size_of_masks(tmp_path):
         read_droid(folder)
 
 
+def test_actions_in_the_hands_frame_or_none(tmp_path):
+    rows = fake_droid.trajectory()
+    poses = np.arange(17 * 6, dtype=float).reshape(17, 6)
+    moved = dataclasses.replace(rows, cartesian_velocity=poses)
+    folder = fake_droid.save_droid(tmp_path, trajectory=moved)
+    found = read_droid(folder, DroidOptions(actions="cartesian_velocity", horizon=2)).actions
+    assert found is not None and found.shape == (3, 2, 7)
+    np.testing.assert_array_equal(found[1, :, :6], poses[8:10])
+    np.testing.assert_array_equal(found[1, :, 6], np.float32(rows.gripper_action[8:10]))
+    watched = Trajectory(rows.joint_position, rows.gripper_position)
+    folder = fake_droid.save_droid(tmp_path, number=1, trajectory=watched)
+    episode = read_droid(folder)
+    assert episode.actions is None and episode.state.shape == (3, 8)
+    with pytest.raises(ConfigError, match="unknown actions 'torque'"):
+        DroidOptions(actions="torque")
+
+
 def test_state_that_is_not_finite(tmp_path):
     rows = fake_droid.trajectory()
+    assert rows.joint_velocity is not None
     rows.joint_velocity[3, 2] = np.inf
     folder = fake_droid.save_droid(tmp_path, trajectory=rows)
     with pytest.raises(EpisodeError, match=r"joint_velocity: NaN or infinite in row 3"):
         read_droid(folder)
 
 
-def test_a_detection_without_a_file_or_score_does_not_count(tmp_path):
+@pytest.mark.parametrize("score", [0, -1.0, np.nan, np.inf])
+def test_a_detection_without_a_file_or_score_does_not_count(tmp_path, score):
     folder = fake_droid.save_droid(tmp_path)
     path = folder / "dinox_info.json"
     data = json.loads(path.read_text())
-    data["0"][0]["score"] = 0
+    data["0"][0]["score"] = score
     data["0"][1]["mask_file"] = None
     path.write_text(json.dumps(data))
     episode = read_droid(folder)

@@ -1,5 +1,8 @@
 """LeRobotDatasets as recorded episodes."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -56,6 +59,62 @@ def test_what_is_not_there(dataset):
         read_lerobot(dataset, 2)
     with pytest.raises(EpisodeError, match="at least 1"):
         read_lerobot(dataset, 0, step=0)
+
+
+def ids(length):
+    """A thing that moves right, one at rest, and the robot."""
+    out = np.zeros((length, SIZE, SIZE), np.uint8)
+    for frame in range(length):
+        out[frame, 2:5, frame : frame + 3] = 1
+    out[:, 8:12, 8:12] = 2
+    out[:, 14:, :] = 255
+    return out
+
+
+@pytest.fixture
+def with_masks(dataset, tmp_path):
+    root = tmp_path / "toy"
+    shutil.copytree(dataset.root, root)
+    note = {"objects": ["cube", "tray"], "roles": {"cube": "target", "tray": "place"}}
+    note |= {"other_prompts": ["another"], "seed": 4, "lifted": None}
+    lines = [json.dumps({"episode_index": number, **note}) + "\n" for number in (0, 1)]
+    (root / "episodes.jsonl").write_text("".join(lines))
+    (root / "masks").mkdir()
+    np.savez_compressed(root / "masks/episode_000001.npz", front=ids(7))
+    return root
+
+
+def test_masks_and_notes_beside_it(with_masks):
+    dataset = open_dataset(with_masks)
+    episode = read_lerobot(dataset, 1, step=3, horizon=3)
+    assert episode.objects == ("cube", "tray")
+    assert episode.roles == {"cube": "target", "tray": "place"}
+    assert episode.info["other_prompts"] == ["another"] and episode.info["seed"] == 4
+    expected = np.stack([ids(7)[[0, 3, 6]] == 1, ids(7)[[0, 3, 6]] == 2], axis=1)
+    np.testing.assert_array_equal(episode.masks["front"], expected)
+    without = read_lerobot(dataset, 0)
+    assert without.masks == {} and without.objects == ("cube", "tray")
+
+
+@pytest.mark.parametrize(
+    ("masks", "note", "message"),
+    [
+        ({"front": ids(6)}, None, r"000001.npz: masks of 'front' are \(6, 16, 16\).*\(7, 16, 16\)"),
+        ({"top": ids(7)}, None, r"masks of 'top' are .*no such camera"),
+        ({"front": ids(7) + 1}, None, r"000001.npz: ids \[3\].*2 objects: cube, tray"),
+        (
+            {"front": ids(7)},
+            '{"episode_index": 1}\n',
+            r"masks of objects without names",
+        ),
+    ],
+)
+def test_masks_that_do_not_fit(with_masks, masks, note, message):
+    np.savez_compressed(with_masks / "masks/episode_000001.npz", **masks)
+    if note is not None:
+        (with_masks / "episodes.jsonl").write_text(note)
+    with pytest.raises(EpisodeError, match=message):
+        read_lerobot(open_dataset(with_masks), 1)
 
 
 def test_a_dataset_is_a_source(dataset):

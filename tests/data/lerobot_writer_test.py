@@ -1,5 +1,8 @@
+import contextlib
 import io
+import itertools
 import json
+import pathlib
 
 import av
 import numpy as np
@@ -10,6 +13,8 @@ from PIL import Image
 
 from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data import lerobot_writer
+from attn_jax.data.lerobot import open_dataset
+from attn_jax.data.lerobot_stats import FeatureStats
 from attn_jax.data.lerobot_writer import LeRobotWriter, image_feature, vector_feature
 from tests import testing
 
@@ -41,11 +46,18 @@ LENGTHS = (4, 7, 3)
 TASKS = ("lift it", "drop it", "lift it")
 
 
-def write(folder, storage="image"):
+def writer_of(folder, storage="image", **options):
+    return LeRobotWriter(folder, fps=10, features=features(storage), robot_type="toy", **options)
+
+
+def write(folder, storage="image", commit_every=50):
+    """Writes what is not there yet."""
     episodes = [episode(seed, length) for seed, length in enumerate(LENGTHS)]
-    with LeRobotWriter(folder, fps=10, features=features(storage), robot_type="toy") as writer:
-        for frames, task in zip(episodes, TASKS, strict=True):
-            writer.add_episode(frames, task, {"success": task == "lift it"})
+    with writer_of(folder, storage, commit_every=commit_every) as writer:
+        for number in range(writer.episodes, len(LENGTHS)):
+            task = TASKS[number]
+            note = {"success": task == "lift it"}
+            writer.add_episode(episodes[number], task, note, state=number)
     return episodes
 
 
@@ -108,20 +120,94 @@ def test_large_files_are_divided(tmp_path, monkeypatch):
         rows = pq.read_table(tmp_path / f"data/{name}.parquet").to_pylist()
         assert {row["episode_index"] for row in rows} == {index}
         assert len(decode(tmp_path / f"videos/{KEY}/{name}.mp4")) == len(frames[KEY])
-    rows = pd.read_parquet(tmp_path / "meta/episodes/chunk-000/file-000.parquet")
+    rows = pd.read_parquet(tmp_path / "meta/episodes")
     assert rows["data/file_index"].tolist() == [0, 1, 2]
+    assert rows["meta/episodes/file_index"].tolist() == [0, 1, 2]
     assert rows[f"videos/{KEY}/from_timestamp"].tolist() == [0, 0, 0]
 
 
 def test_an_error_leaves_the_episodes_before_it(tmp_path):
-    with (
-        pytest.raises(KeyboardInterrupt),
-        LeRobotWriter(tmp_path, fps=10, features=features("image"), robot_type="x") as writer,
-    ):
+    with pytest.raises(KeyboardInterrupt), writer_of(tmp_path) as writer:
         writer.add_episode(episode(0, 5), "go")
         raise KeyboardInterrupt
     assert json.loads((tmp_path / "meta/info.json").read_text())["total_frames"] == 5
     assert pq.read_table(tmp_path / "data/chunk-000/file-000.parquet").num_rows == 5
+
+
+def files_of(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("storage", ["image", "video"])
+def test_a_dataset_that_was_left_is_continued(tmp_path, storage):
+    write(tmp_path / "whole", storage, commit_every=1)
+    with pytest.raises(KeyboardInterrupt), writer_of(tmp_path / "d", storage) as writer:
+        writer.add_episode(episode(0, LENGTHS[0]), TASKS[0], {"success": True}, state=0)
+        raise KeyboardInterrupt
+    with writer_of(tmp_path / "d", storage) as writer:
+        assert (writer.episodes, writer.state) == (1, 0)
+        writer.close(finished=False)
+    assert open_dataset(tmp_path / "d").episodes.tolist() == [[0, 4]]
+    write(tmp_path / "d", storage, commit_every=1)
+    assert files_of(tmp_path / "d") == files_of(tmp_path / "whole")
+
+
+def test_a_crash_costs_what_came_after_the_last_commit(tmp_path, monkeypatch):
+    """In every step of a commit, and between commits; the next writer makes the same bytes."""
+    write(tmp_path / "whole", commit_every=2)
+    expected = files_of(tmp_path / "whole")
+    replace = pathlib.Path.replace
+    for survived in range(9):
+        folder, calls = tmp_path / f"{survived}", itertools.count()
+
+        def crash(path, target, calls=calls, survived=survived):
+            if next(calls) >= survived:
+                raise KeyboardInterrupt
+            return replace(path, target)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(pathlib.Path, "replace", crash)
+            writer = writer_of(folder, commit_every=2).__enter__()
+            for number in range(3):  # and never closed, as after kill -9
+                writer.add_episode(
+                    episode(number, LENGTHS[number]),
+                    TASKS[number],
+                    {"success": number != 1},
+                    state=number,
+                )
+        done = writer_of(folder, commit_every=2).episodes
+        assert done == (2 if survived > 6 else 0)
+        if done:
+            assert len(open_dataset(folder)) == 11
+        write(folder, commit_every=2)
+        assert files_of(folder) == expected
+
+
+def test_an_interrupt_within_an_episode_drops_what_is_not_committed(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt), writer_of(tmp_path, commit_every=1) as writer:
+        writer.add_episode(episode(0, 4), "go")
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(FeatureStats, "add", interrupted)
+        writer.add_episode(episode(1, 5), "go")
+    assert len(open_dataset(tmp_path)) == 4
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_other_settings_do_not_continue(tmp_path):
+    with writer_of(tmp_path, settings={"seed": 1}) as writer:
+        writer.add_episode(episode(0, 4), "go")
+        writer.close(finished=False)
+    with pytest.raises(SessionError, match=r"of other settings: seed: was 1, now 2"):
+        writer_of(tmp_path, settings={"seed": 2})
+    assert writer_of(tmp_path, settings={"seed": 1}).episodes == 1
+    (tmp_path / "meta/progress.json").write_text("{")
+    with pytest.raises(SessionError, match=r"progress.json: cannot be read"):
+        writer_of(tmp_path, settings={"seed": 1})
+    with pytest.raises(ConfigError, match="commit_every"):
+        writer_of(tmp_path / "new", commit_every=0)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +244,7 @@ def test_bad_features_and_folders(tmp_path):
 def test_lerobot_reads_it(tmp_path, storage):
     """In a child process, because lerobot warns when it is imported."""
     testing.require_module("lerobot", "torch")
-    episodes = write(tmp_path / "d", storage)
+    episodes = write(tmp_path / "d", storage, commit_every=2)
     flat = {key: np.concatenate([e[key] for e in episodes]) for key in episodes[0]}
     np.savez(tmp_path / "expected.npz", **flat)
     source = """

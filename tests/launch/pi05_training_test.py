@@ -10,12 +10,13 @@ from attn_jax.bridge.checkpoint_folder import open_checkpoint
 from attn_jax.bridge.tokenizer import Tokens
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.data.lerobot import open_dataset
+from attn_jax.data.lerobot_beside import read_notes
 from attn_jax.train.checkpoints import load_params
 from configs.pi05 import get_config
 from launch import pi05_training, tasks, train
 from launch.pi05_training import build, tokens_of
 from robots.tabletop.demonstrations import TabletopConfig
-from robots.tabletop.record import read_episodes, record
+from robots.tabletop.record import Recording, record
 from tests import testing
 from tests.data import small_dataset as small
 
@@ -61,8 +62,9 @@ def test_pictures_of_another_size_are_resized_as_for_a_prediction(dataset):
 
 
 def test_supervised_batches_say_where_to_look(dataset, tmp_path):
-    record(TabletopConfig(size=32), tmp_path / "d", seed=7, episodes=2, masks=False, look_at=True)
-    names = {note["prompt"].split()[3] for note in read_episodes(tmp_path / "d")}
+    config = TabletopConfig(size=32)
+    record(Recording(config, seed=7, episodes=2, masks=False, look_at=True), tmp_path / "d")
+    names = {note["prompt"].split()[3] for note in read_notes(tmp_path / "d")}
     words = {"supervision.words": ", ".join(names), "data.start_share": 0.5}
     built = build(tiny(tmp_path / "d", **{"supervision.weight": 0.1}, **words))
     batch = next(built.data)

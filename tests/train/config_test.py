@@ -59,6 +59,9 @@ def test_the_cosine_ends_with_the_run_unless_said_otherwise():
     train.steps = 2000
     config_lib.resolve(train)
     assert config_lib.optim_config(train).decay_steps == 1000
+    train.steps = 100  # stops early, on the schedule of the longer run
+    config_lib.resolve(train)
+    assert config_lib.optim_config(train).decay_steps == 1000
     train.optim.decay_steps = train.steps = 0
     with pytest.raises(ConfigError, match="decay_steps"):
         config_lib.resolve(train)

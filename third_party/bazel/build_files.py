@@ -56,6 +56,7 @@ EXTRA_DATA = {
     "tests.repository.no_skips_test": ["//:.ci/no_skips.py"],
     "launch.demo": ["//robots/tabletop:all_files"],  # the trained policy
     "tests.robots.lerobot_policy_attn_jax.rollout_test": ["//robots/tabletop:all_files"],
+    "tests.robots.tabletop.policy_test": ["//robots/tabletop:all_files"],
 }
 #: Modules that are imported under a name put together at run time: module -> modules.
 EXTRA_DEPS: dict[str, list[str]] = {}

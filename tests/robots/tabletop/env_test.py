@@ -7,6 +7,7 @@ import robots.tabletop  # noqa: F401  (registers the environments)
 from attn_jax.core.errors import ConfigError
 from robots.tabletop.camera import Camera
 from robots.tabletop.env import MOVE_M, TURN_RAD, VIEWS, TabletopEnv
+from robots.tabletop.experts import Expert
 from robots.tabletop.scene import ROBOT_ID, SHAPES, Scene, Thing
 from robots.tabletop.tasks import TASKS, TaskConfig
 from tests import testing
@@ -260,6 +261,49 @@ def test_a_task_of_ones_own():
         "stick",
         "bar",
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": "64"}, "size: pictures of '64' pixels"),
+        ({"size": 8.5}, "size: pictures of 8.5 pixels"),
+        ({"max_steps": 2.5}, "max_steps: an episode of 2.5 steps"),
+    ],
+)
+def test_numbers_that_are_not_whole(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        TabletopEnv("pick", **settings)
+    with pytest.raises(ConfigError, match=r"distractors: 1\.5 distractors"):
+        TaskConfig(distractors=1.5)
+
+
+def test_use_before_reset_and_a_scene_that_is_none():
+    env = TabletopEnv("pick", size=8, render_mode="rgb_array")
+    for use in (lambda: env.step(OPEN), env.render, env.pictures):
+        with pytest.raises(ConfigError, match=r"no scene yet\. Call reset first"):
+            use()
+    with pytest.raises(ConfigError, match="options: a scene 'abc'"):
+        env.reset(options={"scene": "abc"})
+
+
+def test_whoever_succeeds_has_lifted():
+    """An unplug succeeds 6 cm above the rest, where a pick has not lifted yet."""
+    env = TabletopEnv("unplug", size=8)
+    _, info = env.reset(seed=0)
+    target = next(name for name, role in info["roles"].items() if role == "target")
+    expert, over = Expert(env), False
+    while not over:
+        _, _, done, cut, info = env.step(expert.act())
+        over = done or cut
+    number = info["objects"].index(target)
+    start = env.scene.things[number].position[2]
+    assert info["is_success"] and info["lifted"] == target
+    env.reset(seed=0)
+    while env.grasped != target or env.positions[number, 2] < start + 0.06:
+        env.advance(expert.act())
+    assert env.positions[number, 2] < start + 0.07  # the expert rises 1.2 cm a step at most
+    assert env.step(OPEN)[4]["lifted"] == target
 
 
 if __name__ == "__main__":

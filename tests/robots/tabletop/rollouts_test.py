@@ -45,5 +45,10 @@ def test_things_cameras_and_shadows_can_be_chosen():
         TabletopRollouts("pick", distractors=9)
 
 
+def test_an_argument_that_it_does_not_have():
+    with pytest.raises(ConfigError, match=r"env: the tabletop has no foo\. It has task, size"):
+        TabletopRollouts("pick", foo=1)
+
+
 if __name__ == "__main__":
     testing.main()

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_jax.train.differences import config_differences, config_hash, tensor_differences
+from attn_jax.core.differences import config_differences, config_hash, tensor_differences
 from tests import testing
 
 SAVED = {"seed": 0, "model": {"dim": 8, "kind": "a"}, "sizes": (1, 2)}
