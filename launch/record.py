@@ -37,7 +37,9 @@ def build_robot(config: ml_collections.ConfigDict) -> ToroidalDot:
     """Robot of `config.robot`, seeded with `config.seed`; raises ConfigError for another name."""
     robot = config.robot
     if robot.name != "toroidal_dot":
-        raise ConfigError(f"unknown robot {robot.name!r}", fix="Use toroidal_dot or tabletop")
+        raise ConfigError(
+            f"unknown robot {robot.name!r}", fix="Use toroidal_dot, tabletop or libero"
+        )
     return ToroidalDot(
         DotConfig(size=robot.size, move=robot.move, radius=robot.radius),
         seed=config.seed,
@@ -51,6 +53,8 @@ def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, 
     """Records into `workdir` and returns the summary that --json prints."""
     if config.robot.name == "tabletop":
         return record_demonstrations(config, workdir)
+    if config.robot.name == "libero":
+        return record_libero(config, workdir)
     return record_session(config, workdir)
 
 
@@ -93,6 +97,35 @@ def record_demonstrations(
     summary = tabletop.record(
         recording, workdir, jobs=config.jobs, commit_every=config.commit_every
     )
+    return _result(summary, workdir)
+
+
+def record_libero(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Lets the controller of `robots.libero` act and writes its demonstrations into `workdir`."""
+    from robots.libero import record as libero  # needs LIBERO, which other robots do without
+
+    robot, options = config.robot, config.dataset
+    recording = libero.LiberoRecording(
+        robot.suite,
+        tuple(robot.task_ids),
+        size=robot.size,
+        seed=config.seed,
+        episodes=config.episodes,
+        first=config.first,
+        keep_every=options.keep_every,
+        storage=options.storage,
+        masks=options.masks,
+        look_at=options.look_at,
+        views=tuple(options.views),
+        keep_failures=options.keep_failures,
+    )
+    recording.open(workdir, config.commit_every)  # what cannot go on ends here, with all unchanged
+    app.prepare_workdir(workdir, config)
+    return _result(libero.record(recording, workdir, commit_every=config.commit_every), workdir)
+
+
+def _result(summary: Any, workdir: pathlib.Path) -> dict[str, Any]:
+    """What --json prints; ends the process when a signal ended the recording."""
     if summary.signal is not None:
         print(
             f"stopped after {summary.episodes} episodes; the same command continues",

@@ -80,7 +80,7 @@ class Family:
         lists = {name: getattr(self, name) for name in ("metrics", "by", "floor")}
         lists |= {f"where.{column}": allowed for column, allowed in self.where.items()}
         for field, value in lists.items():
-            if isinstance(value, str) or not value:
+            if isinstance(value, str) or not (value or field == "by"):
                 raise ConfigError(
                     f"{field} is {value!r}", where=self.name, fix='Write a list, as ("lift",)'
                 )

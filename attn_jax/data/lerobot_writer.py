@@ -209,7 +209,8 @@ class LeRobotWriter:
             "task_index": np.full(length, number),
             **frames,
         }
-        places = dict(zip(("chunk_index", "file_index"), self._place(), strict=True))
+        chunk, file = self._place()
+        places = {"chunk_index": chunk, "file_index": file}
         row = {
             "episode_index": index,
             "tasks": [task],

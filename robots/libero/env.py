@@ -155,6 +155,50 @@ class LiberoEnv:
             camera_name=camera, width=self.size, height=self.size, **options
         )
 
+    def depth(self) -> dict[str, Float[NumpyArray, "h w"]]:
+        """Renders the distance of every pixel of `view` along the optical axis, metres."""
+        model = self._env.sim.model
+        near, far = model.vis.map.znear * model.stat.extent, model.vis.map.zfar * model.stat.extent
+        out = {}
+        for name, camera in CAMERAS.items():
+            _, buffer = self._render(camera, depth=True)
+            metres = near / (1 - rot180(buffer, axes=(0, 1)).astype(np.float64) * (1 - near / far))
+            out[name] = metres.astype(np.float32)
+        return out
+
+    def camera(self, name: str) -> tuple[Float[NumpyArray, "3 3"], Float[NumpyArray, "4 4"]]:
+        """Intrinsics (pixels) and pose (camera to world, metres) of the pictures of `view` now.
+
+        The camera's frame has x right, y down and z along the optical axis; pixel edges are counted
+        from 0, as on the tabletop. fx is negative: LeRobot's turn of a picture that the simulator
+        gives bottom row first leaves it mirrored.
+        """
+        sim = self._env.sim
+        number = sim.model.camera_name2id(CAMERAS[name])
+        focal = 0.5 * self.size / np.tan(np.radians(sim.model.cam_fovy[number]) / 2)
+        middle = self.size / 2
+        pose = np.eye(4)
+        pose[:3, :3] = sim.data.cam_xmat[number].reshape(3, 3) @ np.diag([1, -1, -1])
+        pose[:3, 3] = sim.data.cam_xpos[number]
+        return np.array([[-focal, 0, middle], [0, focal, middle], [0, 0, 1]]), pose
+
+    @property
+    def of_interest(self) -> tuple[str, ...]:
+        """Objects that the task of this episode is about: its target, then the place to put it."""
+        return tuple(self._env.obj_of_interest)
+
+    def position(self, name: str) -> Float[NumpyArray, "3"]:
+        """Where an object is, metres in the world; `gripper` is the end effector."""
+        return self._raw["robot0_eef_pos" if name == "gripper" else f"{name}_pos"]
+
+    def simulator_state(self) -> Float[NumpyArray, "n"]:
+        """All that `restore` needs to come back to this moment of the episode."""
+        return np.array(self._env.get_sim_state())
+
+    def restore(self, state: Float[NumpyArray, "n"]) -> None:
+        """Goes to a moment that `simulator_state` kept, to look at it; acting on is undefined."""
+        self._raw = self._env.regenerate_obs_from_state(state)
+
     def objects(self) -> Objects:
         """Renders which geom is where, and tells objects by their geoms; all else is the robot.
 
@@ -172,7 +216,7 @@ class LiberoEnv:
         for name, camera in CAMERAS.items():
             geoms = rot180(self._render(camera, segmentation=True)[..., 1], axes=(0, 1))
             masks[name] = number[geoms] == np.arange(len(names))[:, None, None]
-        interest = list(self._env.obj_of_interest)
+        interest = self.of_interest
         roles = {name: "distractor" for name in inner.objects_dict}
         roles |= {name: "other" for name in inner.fixtures_dict}
         roles |= {n: r for n, r in zip(interest, ("target", "place"), strict=False) if n in names}

@@ -11,14 +11,15 @@ from __future__ import annotations
 import dataclasses
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import joblib
 import numpy as np
 
 from attn_jax.core.errors import ConfigError
-from attn_jax.core.typing import Float, NumpyArray, UInt8
+from attn_jax.core.typing import NumpyArray
+from robots.dataset import Demonstration
 from robots.tabletop.env import TabletopEnv
 from robots.tabletop.experts import Expert
 from robots.tabletop.tasks import TaskConfig
@@ -76,35 +77,6 @@ class TabletopConfig:
             max_steps=self.max_steps,
             views=("images", "masks", *self.views),
         )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Demonstration:
-    """One episode of an expert.
-
-    Attributes:
-      frames: keys of a LeRobotDataset -> (t, ...): `observation.images.<camera>` uint8,
-        `observation.state` and `action` float32.
-      views: "depth" or "points" -> camera -> (t, h, w) or (t, h, w, 3) float32, metres.
-      poses: camera -> (t, 4, 4) float64, camera to world.
-      intrinsics: camera -> (3, 3) float64, pixels; see `camera.py`.
-      masks: camera -> (t, h, w) ids of things: 0 background, i + 1 for info["objects"][i], 255 the
-        gripper.
-      info: JSON values: seed, task (its name), prompt, other_prompts (those that mean another
-        thing of the scene), success, length, objects, roles, grasped, lifted.
-    """
-
-    frames: Mapping[str, NumpyArray]
-    masks: Mapping[str, UInt8[NumpyArray, "t h w"]]
-    views: Mapping[str, Mapping[str, NumpyArray]]
-    poses: Mapping[str, Float[NumpyArray, "t 4 4"]]
-    intrinsics: Mapping[str, Float[NumpyArray, "3 3"]]
-    info: Mapping[str, Any]
-
-    @property
-    def success(self) -> bool:
-        """Whether the task was fulfilled."""
-        return self.info["success"]
 
 
 def demonstrate(

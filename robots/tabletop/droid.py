@@ -33,7 +33,7 @@ from attn_jax.data import droid_files
 from attn_jax.data.droid_files import Trajectory
 from attn_jax.data.droid_writer import LAYOUTS, droid_folder, write_droid
 from attn_jax.data.lerobot_beside import object_masks
-from robots.tabletop.demonstrations import Demonstration
+from robots.dataset import Demonstration
 from robots.tabletop.env import FPS, MOVE_M, TURN_RAD
 from robots.tabletop.scene import MAX_OPENING_M
 

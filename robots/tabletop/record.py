@@ -1,14 +1,6 @@
 """Writes demonstrations as a LeRobotDataset v3 with what lies beside it, or DROID-style.
 
-FOLDER/meta, data, videos             see attn_jax/data/lerobot_writer.py; rows of meta/episodes
-                                      also hold `seed` and `success`
-FOLDER/episodes.jsonl                 one line per episode: Demonstration.info, episode_index
-FOLDER/masks/episode_000000.npz       camera -> (t, h, w) uint8 ids of things; both are read by
-                                      attn_jax/data/lerobot_beside.py
-FOLDER/views/episode_000000.npz       only when asked for: `depth.<camera>`, `points.<camera>`,
-                                      `pose.<camera>`, `intrinsics.<camera>`
-
-DROID-style recordings are those of `droid.py`.
+Datasets are those of `robots/dataset.py`, DROID-style recordings those of `droid.py`.
 
 summary = record(Recording(TabletopConfig(), seed=0, episodes=200), "out/demos", jobs=2)
 """
@@ -18,31 +10,21 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import pathlib
-from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
 from absl import logging
 
 from attn_jax.core.errors import ConfigError
-from attn_jax.core.geometry import letterbox
 from attn_jax.core.interrupts import Interrupts
-from attn_jax.core.typing import Float, NumpyArray, PathLike
+from attn_jax.core.typing import PathLike
 from attn_jax.data.droid_writer import LAYOUTS
-from attn_jax.data.lerobot_beside import EPISODES_FILE, MASK_FILE, VIEW_FILE
-from attn_jax.data.lerobot_writer import (
-    LeRobotWriter,
-    image_feature,
-    vector_feature,
-)
-from robots.tabletop.demonstrations import Demonstration, TabletopConfig, demonstrations
+from attn_jax.data.lerobot_writer import image_feature, vector_feature
+from robots.dataset import Demonstration, DemonstrationDataset, look_at_features
+from robots.tabletop.demonstrations import TabletopConfig, demonstrations
 from robots.tabletop.droid import DroidRecorder, check_cameras
 from robots.tabletop.env import ACTION_NAMES, FPS, STATE_NAMES
 
-#: Feature for supervised attention: share of each cell of a grid that the target covers, raster.
-LOOK_AT = "look_at.{}"
-LOOK_GRID = 8
 FORMATS = ("lerobot", "droid")
 _SAY_EVERY = 50
 
@@ -126,19 +108,28 @@ class Recording:
             "action": vector_feature(ACTION_NAMES),
         }
         if self.look_at:
-            side = range(LOOK_GRID)
-            cells = tuple(f"{row}_{column}" for row in side for column in side)
-            features |= {LOOK_AT.format(camera.name): vector_feature(cells) for camera in cameras}
+            features |= look_at_features([camera.name for camera in cameras])
         return features
 
-    def open(self, folder: PathLike, commit_every: int = 50) -> _Dataset | DroidRecorder:
+    def open(
+        self, folder: PathLike, commit_every: int = 50
+    ) -> DemonstrationDataset | DroidRecorder:
         """The writer of this recording; nothing is written yet.
 
         Raises:
           SessionError: the folder holds a finished recording, or an unfinished one of others.
         """
         if self.format == "lerobot":
-            return _Dataset(self, pathlib.Path(folder), commit_every)
+            return DemonstrationDataset(
+                folder,
+                fps=FPS,
+                features=self.features(),
+                robot_type="tabletop",
+                settings=self.settings(),
+                commit_every=commit_every,
+                masks=self.masks,
+                look_at=self.look_at,
+            )
         layout = self.layout if self.masks else "none"
         return DroidRecorder(folder, settings=self.settings(), layout=layout)
 
@@ -250,95 +241,3 @@ def _count(state: _State, demo: Demonstration, recording: Recording) -> None:
     else:
         state.attempts += 1
         state.successes += demo.success
-
-
-class _Dataset:
-    """A LeRobotDataset and what lies beside it; see LeRobotWriter."""
-
-    def __init__(self, recording: Recording, folder: pathlib.Path, commit_every: int):
-        self._recording, self._folder = recording, folder
-        self._writer = LeRobotWriter(
-            folder,
-            fps=FPS,
-            features=recording.features(),
-            robot_type="tabletop",
-            settings=recording.settings(),
-            commit_every=commit_every,
-        )
-        self._log: IO[str] | None = None
-
-    @property
-    def episodes(self) -> int:
-        return self._writer.episodes
-
-    @property
-    def frames(self) -> int:
-        return self._writer.frames
-
-    @property
-    def state(self) -> Any:
-        return self._writer.state
-
-    def __enter__(self) -> _Dataset:
-        self._writer.__enter__()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._log = _open_log(self._folder, self.episodes)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._log is not None:
-            self._log.close()
-        self._writer.__exit__(*exception)
-
-    def close(self, *, finished: bool) -> None:
-        self._writer.close(finished=finished)
-
-    def add(self, demo: Demonstration, state: Mapping[str, Any]) -> None:
-        """Masks and line come before the episode, so that whatever is committed has them."""
-        assert self._log is not None
-        if self._recording.masks:
-            _save(self._folder / MASK_FILE.format(self.episodes), demo.masks)
-        if demo.views:
-            _save(self._folder / VIEW_FILE.format(self.episodes), _view_arrays(demo))
-        self._log.write(json.dumps({"episode_index": self.episodes, **demo.info}) + "\n")
-        self._log.flush()
-        columns = {**demo.frames, **(target_shares(demo) if self._recording.look_at else {})}
-        note = {"seed": demo.info["seed"], "success": demo.success}
-        self._writer.add_episode(columns, demo.info["prompt"], note, state)
-
-
-def _save(path: pathlib.Path, arrays: Mapping[str, NumpyArray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)
-
-
-def _view_arrays(demo: Demonstration) -> dict[str, NumpyArray]:
-    """Depth and points as asked for, and the geometry that ties them together."""
-    kinds = {**demo.views, "pose": demo.poses, "intrinsics": demo.intrinsics}
-    return {
-        f"{kind}.{camera}": values
-        for kind, cameras in kinds.items()
-        for camera, values in cameras.items()
-    }
-
-
-def _open_log(folder: pathlib.Path, episodes: int) -> IO[str]:
-    """`episodes.jsonl` with the lines of the first episodes only, to append to."""
-    path = folder / EPISODES_FILE
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if episodes else []
-    log = path.open("w", encoding="utf-8")
-    log.writelines(lines[:episodes])
-    log.flush()
-    return log
-
-
-def target_shares(demo: Demonstration) -> dict[str, Float[NumpyArray, "t n"]]:
-    """`look_at.<camera>` of every frame: shares in [0, 1] of the cells, in raster order."""
-    target = next(name for name, role in demo.info["roles"].items() if role == "target")
-    number = demo.info["objects"].index(target) + 1
-    out = {}
-    for camera, ids in demo.masks.items():
-        fit = letterbox(ids.shape[1:], ids.shape[1:])
-        shares = fit.coverage(ids == number, (LOOK_GRID, LOOK_GRID))
-        out[LOOK_AT.format(camera)] = shares.reshape(len(ids), -1).astype(np.float32)
-    return out

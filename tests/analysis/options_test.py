@@ -30,7 +30,6 @@ def test_options_are_checked():
         {"tau": float("nan")},
         {"top_share": 0.0},
         {"top_share": 2.0},
-        {"cameras": "wrist"},
     ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             Options(**wrong)

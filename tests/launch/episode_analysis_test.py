@@ -56,8 +56,9 @@ def test_another_configuration_is_not_done(tmp_path):
 
 
 def test_other_recordings_are_not_done(tmp_path):
-    run, work = tmp_path / "run", job(tmp_path / "run", tmp_path / "out")
+    run = tmp_path / "run"
     runs.write_run(run)
+    work = job(run, tmp_path / "out")
     analyse(work)
     runs.write_variants(run)
     assert not work.is_done()
