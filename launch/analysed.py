@@ -200,7 +200,7 @@ def open_analyses(folders: Sequence[pathlib.Path]) -> Analyses:
                     where=folder,
                     fix="Name analyses of different runs; an episode counts once",
                 )
-            if facts["action_std"] != units.setdefault(folder, facts["action_std"]):
+            if (unit := facts.get("action_std")) != units.setdefault(folder, unit):
                 raise InputError(
                     f"{name} was analysed in another unit of actions than the episodes before it,"
                     " because the run has other episodes now",

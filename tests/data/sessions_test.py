@@ -177,7 +177,7 @@ def test_no_metadata_is_more_than_an_error(tmp_path_factory, name, value):
     [
         ("session_name", 3),
         ("start_time", 1.5),
-        ("end_time", None),
+        ("end_time", 12.5),
         ("robot_type", ["ToroidalDot"]),
         ("robot", []),
         ("action_space", [1]),

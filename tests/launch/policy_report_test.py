@@ -77,6 +77,9 @@ def test_an_aggregate_alone_has_a_page(folder, tmp_path):
     """Two analyses, pooled; no run is both of them."""
     again = tmp_path / "again"
     shutil.copytree(folder / "analysis", again)
+    for done in again.rglob("done.json"):  # as of other recordings
+        facts = json.loads(done.read_text())
+        done.write_text(json.dumps(facts | {"recording": f"other {done.parent.name}"}))
     pooled = aggregate_runs([folder / "analysis", again], tmp_path / "pooled", seed=0)
     assert pooled["episodes"] == 8
     run = load_policy_run(aggregate=tmp_path / "pooled")
