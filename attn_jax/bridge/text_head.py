@@ -22,21 +22,16 @@ import numpy as np
 from attn_jax.bridge.checkpoint_folder import OpenCheckpoint
 from attn_jax.bridge.pi05 import WEIGHTS
 from attn_jax.bridge.pi05_table import EXPERT_LM_HEAD, LM_HEAD
-from attn_jax.bridge.safetensors_reader import (
-    Entry,
-    SafetensorsFile,
-    open_safetensors,
-    write_safetensors,
-)
+from attn_jax.bridge.safetensors_reader import Entry, open_safetensors, write_safetensors
 from attn_jax.core.errors import CheckpointError
-from attn_jax.core.typing import AnyArray, NumpyArray, PathLike
+from attn_jax.core.typing import AnyArray, PathLike
 
 HEADS = "text_heads.safetensors"
 FIX = "Ask for the tied head (--tied), which is the token embedding, or give a checkpoint with one"
 
 
 def stored_heads(checkpoint: OpenCheckpoint) -> dict[str, Entry]:
-    """The heads that a checkpoint has, LeRobot's name -> tensor in the dtype of the matrices.
+    """The heads that a checkpoint has, LeRobot's name -> tensor in the file's own dtype.
 
     Raises:
       CheckpointError: a damaged file, or a head of another size than the model's.
@@ -45,7 +40,7 @@ def stored_heads(checkpoint: OpenCheckpoint) -> dict[str, Entry]:
     if checkpoint.kind != "lerobot" and not path.exists():
         return {}
     tensors = open_safetensors(path)
-    sizes, dtype = checkpoint.config.architecture, np.dtype(checkpoint.config.dtype)
+    sizes = checkpoint.config.architecture
     found: dict[str, Entry] = {}
     for canonical, width in ((LM_HEAD, sizes.width), (EXPERT_LM_HEAD, sizes.expert_width)):
         names = (canonical, canonical.removeprefix("model."))
@@ -57,12 +52,9 @@ def stored_heads(checkpoint: OpenCheckpoint) -> dict[str, Entry]:
             raise CheckpointError(
                 f"{name!r} has shape {tensors.shape(name)}, the model needs {shape}", where=path
             )
-        found[canonical] = Entry(shape, dtype, functools.partial(_read, tensors, name, dtype))
+        dtype = np.dtype(tensors.dtype(name))
+        found[canonical] = Entry(shape, dtype, functools.partial(tensors.__getitem__, name))
     return found
-
-
-def _read(tensors: SafetensorsFile, name: str, dtype: np.dtype) -> NumpyArray:
-    return np.asarray(tensors[name]).astype(dtype, copy=False)
 
 
 def keep_heads(checkpoint: OpenCheckpoint, folder: PathLike) -> None:
@@ -107,4 +99,4 @@ def read_text_head(
             fix=FIX,
         )
     # A copy, so that nothing hangs on the file.
-    return np.array(heads[LM_HEAD].make())
+    return np.array(heads[LM_HEAD].make(), np.dtype(checkpoint.config.dtype))
