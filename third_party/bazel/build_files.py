@@ -55,6 +55,8 @@ EXTRA_DATA = {
     ],
     "tests.repository.no_skips_test": ["//:.ci/no_skips.py"],
     "launch.demo": ["//robots/tabletop:all_files"],  # the trained policy
+    "tests.data.sessions_test": ["//:docs/file-formats.md"],
+    "tests.launch.evaluate_test": ["//robots/tabletop:all_files"],
     "tests.robots.lerobot_policy_attn_jax.rollout_test": ["//robots/tabletop:all_files"],
     "tests.robots.tabletop.policy_test": ["//robots/tabletop:all_files"],
 }
@@ -393,6 +395,7 @@ exports_files([
     ".ci/run",
     "WORKSPACE",
     "bootstrap.sh",
+    "docs/file-formats.md",
     "pyproject.toml",
     "requirements/core.lock",
 ])
