@@ -206,7 +206,7 @@ def test_a_long_prediction_in_bfloat16_needs_the_rounded_rope_table(compare):
 def test_what_we_write_lerobot_loads(name, compare, tmp_path):
     case, batch, expected, checkpoint, folder = compare(name)
     opened = open_checkpoint(folder)
-    heads = stored_heads(opened)
+    heads = stored_heads(dataclasses.replace(opened, config=checkpoint.config))
     write_pi05(
         tmp_path / "ours",
         checkpoint.config,
