@@ -223,10 +223,16 @@ class LiberoEnv:
         return Objects(names, roles, masks)
 
     def step(self, action: Float[NumpyArray, "7"]) -> Outcome:
-        """Acts for a twentieth of a second; actions beyond [-1, 1] are clipped."""
-        if action.shape != (7,):
+        """Acts for a twentieth of a second; actions beyond [-1, 1] are clipped.
+
+        Raises:
+          ConfigError: the action is not 7 finite numbers.
+        """
+        action = np.asarray(action)
+        if action.shape != (7,) or not np.isfinite(action).all():
             raise ConfigError(
-                f"LIBERO takes 7 numbers as an action, the policy gave {action.shape}"
+                f"LIBERO takes 7 finite numbers as an action, got {action.tolist()}",
+                fix="Give a movement of 3, a turn of 3 and the gripper, in [-1, 1]",
             )
         self._raw, reward, _, _ = self._env.step(np.clip(np.asarray(action, np.float64), -1, 1))
         self._steps += 1

@@ -75,8 +75,9 @@ def test_the_same_seed_and_actions_give_the_same_states(env):
     assert prompt == "pick up the alphabet soup and place it in the basket"
     np.testing.assert_array_equal(*states)
     assert not outcome.done and not outcome.success
-    with pytest.raises(ConfigError, match="7 numbers"):
-        env.step(np.zeros(4, np.float32))
+    for action in (np.zeros(4), np.full(7, np.nan)):
+        with pytest.raises(ConfigError, match="7 finite numbers"):
+            env.step(action)
 
 
 def test_unknown_names():
