@@ -149,6 +149,7 @@ def write_run(opened: OpenCheckpoint, params: dict[str, Any], workdir: pathlib.P
         "model": opened.config.to_json(),
         "settings": app.jsonable(dict(opened.settings)),
         "lora": None,
+        "supervision": [*map(dict, opened.supervision)],
     }
     if files := processor_files_of(opened):
         write_files(workdir / PROCESSORS, files)

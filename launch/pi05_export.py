@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from attn_jax.bridge.checkpoint_folder import OpenCheckpoint
+from attn_jax.bridge.checkpoint_folder import SUPERVISION, OpenCheckpoint
 from attn_jax.bridge.pi05_write import write_pi05
 from attn_jax.bridge.processors import POSTPROCESSOR, PREPROCESSOR, Processors
 from attn_jax.bridge.processors_write import read_files, write_files
@@ -27,7 +27,8 @@ def export_lerobot(
 ) -> None:
     """Writes weights, `config.json`, `architecture.json` and the processors with their tokenizer.
 
-    The output heads are those that the checkpoint has; see `write_pi05` for one without.
+    Where attention was supervised, `supervision.json` says how. The output heads are those that the
+    checkpoint has; see `write_pi05` for one without.
 
     Args:
       opened: the checkpoint, in the precision that the file shall have.
@@ -56,6 +57,8 @@ def export_lerobot(
             if step.get("registry_name") == "tokenizer_processor":
                 step["config"]["tokenizer_name"] = tokenizer_name
         files[PREPROCESSOR] = (json.dumps(pipeline, indent=2) + "\n").encode()
+    if opened.supervision:
+        files[SUPERVISION] = (json.dumps(opened.supervision, indent=2) + "\n").encode()
     write_files(folder, files)
 
 

@@ -114,7 +114,10 @@ def build(config: ml_collections.ConfigDict) -> Built:
         "train_episodes": len(train),
         "validation_episodes": len(held_out),
         "dataset": pathlib.Path(config.data.dataset).name,
+        "supervision": [*map(dict, start.supervision)] if start else [],
     }
+    if task.supervision.weight:
+        metadata["supervision"].append(task.supervision.to_json())
     logging.info(
         "%d parameters, %d samples of %d episodes",
         metadata["parameters"],

@@ -12,6 +12,7 @@ report = build_policy_report(load_policy_run("RUN", "AGG"))
 from __future__ import annotations
 
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,7 +88,12 @@ def load_policy_run(
         outcomes=outcomes,
         examples=_examples(run, names, outcomes),
         facts=_facts(settings, outcomes),
-        provenance={k: v for k, v in provenance.items() if k not in ("config", "model")},
+        provenance={
+            key: shlex.join(value) if key == "command" and isinstance(value, list) else value
+            for key, value in provenance.items()
+            if key not in ("config", "model", "supervision")
+        },
+        supervision=provenance.get("supervision") or (),
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -31,9 +32,12 @@ from attn_jax.core.typing import PathLike
 from attn_jax.models.pi05.config import Pi05Config
 from attn_jax.models.pi05.lora import LoraConfig, merged
 from attn_jax.models.pi05.model import param_shapes
+from attn_jax.models.pi05.supervision import Supervision
 from attn_jax.train.checkpoints import fingerprint, load_metadata, load_params
 
 CHECKPOINTS, PROCESSORS = "checkpoints", "processors"
+#: Beside LeRobot's files, where attention was supervised: a list, see `OpenCheckpoint.supervision`.
+SUPERVISION = "supervision.json"
 FAMILY = "pi05"
 
 
@@ -50,6 +54,8 @@ class OpenCheckpoint:
       lora: corrections that were trained beside the model; `params` has them merged in.
       step: which checkpoint of a run: a number, `latest` or `best`.
       ema: take the averaged parameters of a run where it kept them.
+      supervision: where attention was taught to look, one `Supervision.to_json` per training run
+        from the first to the last; empty where none was, or where the folder does not say.
     """
 
     folder: pathlib.Path
@@ -60,6 +66,7 @@ class OpenCheckpoint:
     lora: LoraConfig | None = None
     step: int | str = "latest"
     ema: bool = True
+    supervision: tuple[Mapping[str, str], ...] = ()
 
     @functools.cached_property
     def image_keys(self) -> dict[str, str]:
@@ -71,12 +78,14 @@ class OpenCheckpoint:
 
         Returns:
           `checkpoint`, the name of the folder; `checkpoint_fingerprint`, which changes with the
-          weights; and, of a training run, `checkpoint_step`.
+          weights; of a training run `checkpoint_step`; and `supervision` if there was any.
 
         Raises:
           CheckpointError: the weights are missing or damaged.
         """
         out: dict[str, Any] = {"checkpoint": self.folder.absolute().name}
+        if self.supervision:
+            out["supervision"] = [dict(entry) for entry in self.supervision]
         if self.kind == "lerobot":
             text = safetensors_reader.fingerprint(self.folder / WEIGHTS)
             return out | {"checkpoint_fingerprint": text}
@@ -143,7 +152,9 @@ def open_checkpoint(
         raise CheckpointError("no such folder", where=folder, fix="Give a checkpoint folder")
     if not (folder / CHECKPOINTS).is_dir():
         settings, config = read_config(folder)
-        opened = OpenCheckpoint(folder, "lerobot", config, settings, folder)
+        opened = OpenCheckpoint(
+            folder, "lerobot", config, settings, folder, supervision=_read_supervision(folder)
+        )
     else:
         metadata = load_metadata(folder, step=step)
         if metadata.get("family") != FAMILY:
@@ -155,16 +166,37 @@ def open_checkpoint(
             config = Pi05Config.from_json(metadata["model"])
             settings = dict(metadata["settings"])
             lora = LoraConfig(**metadata["lora"]) if metadata.get("lora") else None
+            supervision = _checked(metadata.get("supervision", []))
         except (KeyError, TypeError, ConfigError) as error:
             raise CheckpointError(f"its metadata are damaged: {error}", where=folder) from error
         opened = OpenCheckpoint(
-            folder, "run", config, settings, folder / PROCESSORS, lora, step, ema
+            folder, "run", config, settings, folder / PROCESSORS, lora, step, ema, supervision
         )
     if precision is not None:
         opened = dataclasses.replace(
             opened, config=dataclasses.replace(opened.config, precision=precision)
         )
     return opened
+
+
+def _read_supervision(folder: pathlib.Path) -> tuple[Mapping[str, str], ...]:
+    """`supervision.json`; empty where there is none."""
+    path = folder / SUPERVISION
+    try:
+        return _checked(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"damaged: {error}", where=path, fix="Copy the checkpoint again"
+        ) from error
+
+
+def _checked(value: Any) -> tuple[Mapping[str, str], ...]:
+    """The list of what was supervised; raises TypeError or ConfigError when it is none."""
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+        raise TypeError("supervision is no list of objects")
+    return tuple(Supervision(**entry).to_json() for entry in value)
 
 
 def _fitted(params: dict[str, Any], config: Pi05Config, where: pathlib.Path) -> dict[str, Any]:

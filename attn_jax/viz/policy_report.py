@@ -62,6 +62,7 @@ class PolicyRun:
       examples: episodes to show.
       facts: names and values for the section on the set-up.
       provenance: seed, revision, versions of the run.
+      supervision: where attention was taught to look, see `bridge.checkpoint_folder`.
     """
 
     table: Any
@@ -72,6 +73,7 @@ class PolicyRun:
     examples: Sequence[Example] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    supervision: Sequence[Mapping[str, str]] = ()
 
 
 def build_policy_report(run: PolicyRun) -> Report:
@@ -100,6 +102,7 @@ def build_policy_report(run: PolicyRun) -> Report:
         "tests": run.table.to_dict("records") if analysed else [],
         "heads": run.heads,
         "set_up": run.facts,
+        "supervision": [*run.supervision],
         "provenance": run.provenance,
     }
     lead = f"{run.summary['episodes']} episodes"
@@ -145,7 +148,9 @@ def answer_blocks(run: PolicyRun) -> tuple[Block, ...]:
             open_questions.setdefault(note, []).append(question(name).title)
     caption = (
         "Every question with the number of its tests that hold after Holm's adjustment, and its "
-        "clearest test: the estimated difference, its 95 % interval (BCa) and its adjusted p."
+        "clearest test: the estimated difference, its 95 % interval and its adjusted p. Intervals "
+        "are bootstrapped (BCa) and not adjusted, so that one may exclude 0 where its test does "
+        "not hold."
     )
     columns = (
         "question", "tests that hold", "clearest test", "episodes", "difference",
@@ -156,6 +161,8 @@ def answer_blocks(run: PolicyRun) -> tuple[Block, ...]:
         for name, reason in run.summary.get("left_out", {}).items()
     ]
     blocks: list[Block] = [Table(caption, columns, tuple(rows))]
+    if run.supervision:
+        blocks.append(Text(taught(run.supervision)))
     blocks += [
         Text(f"Not shown, and not refuted either ({note}): {' '.join(titles)}")
         for note, titles in open_questions.items()
@@ -167,6 +174,28 @@ def answer_blocks(run: PolicyRun) -> tuple[Block, ...]:
             Text(f"Episodes without results, which no test counts: {', '.join(missing)}.")
         )
     return tuple(blocks)
+
+
+def taught(supervision: Sequence[Mapping[str, str]]) -> str:
+    """Says which attention is no finding, because a training loss asked for it."""
+
+    def places(layers: str, heads: str) -> str:
+        return " of ".join(
+            f"all {name}" if numbers == "all" else f"{name} {numbers.replace(',', ', ')}"
+            for name, numbers in (("heads", heads), ("layers", layers))
+        )
+
+    objects = dict.fromkeys(places(entry["layers"], entry["heads"]) for entry in supervision)
+    words = dict.fromkeys(
+        f"{places(entry['word_layers'], entry['word_heads'])} at the words "
+        f"{entry['words'].replace(',', ', ')}"
+        for entry in supervision
+        if entry.get("words")
+    )
+    text = f"Taught in training: the actions' attention in {'; in '.join(objects)} was"
+    text += " supervised to look at the object that the prompt names"
+    text += f", and in {'; in '.join(words)}" if words else ""
+    return f"{text}. That these look there is no finding."
 
 
 def success_rates(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -92,6 +92,22 @@ def test_identity(folders, tmp_path):
     assert other["checkpoint_fingerprint"] != run["checkpoint_fingerprint"]
 
 
+def test_what_was_supervised_is_known(folders, tmp_path):
+    assert "supervision" not in open_checkpoint(folders / "run").identity()
+    taught = [{"layers": "1", "heads": "all"}]
+    taught.append({**taught[0], "words": "red,cube", "word_layers": "0", "word_heads": "0"})
+    save_run(tmp_path / "run", small.params(), settings={}, supervision=taught)
+    assert open_checkpoint(tmp_path / "run").identity()["supervision"] == taught
+    shutil.copytree(folders / "lerobot", tmp_path / "lerobot")
+    path = tmp_path / "lerobot" / "supervision.json"
+    path.write_text(json.dumps(taught))
+    assert open_checkpoint(tmp_path / "lerobot").identity()["supervision"] == taught
+    for damaged in ("[", "{}", "[1]", '[{"layer": "1"}]', '[{"layers": "first"}]'):
+        path.write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"supervision\.json: damaged"):
+            open_checkpoint(tmp_path / "lerobot")
+
+
 def test_what_is_no_checkpoint_is_refused(folders, tmp_path):
     with pytest.raises(CheckpointError, match="no such folder"):
         open_checkpoint(tmp_path / "nothing")

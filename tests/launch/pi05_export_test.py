@@ -49,6 +49,7 @@ def run(tmp_path_factory):
         small.params(CONFIG),
         settings=lerobot_settings(CONFIG, None, keys, 8),
         model=CONFIG.to_json(),
+        supervision=[{"layers": "1", "heads": "0,1"}],
     )
     one = np.ones(8, np.float32)
     names = ("min", "max", "mean", "std", "q01", "q99")
@@ -81,6 +82,7 @@ def test_the_folder_has_everything_and_can_be_opened(run, tmp_path):
     bridge.write_run(again, again.params(), tmp_path / "orbax")
     third = open_checkpoint(tmp_path / "orbax")
     assert third.config == CONFIG and processor_files_of(third) == found
+    assert third.supervision == again.supervision == opened.supervision != ()
     np.testing.assert_array_equal(third.params()["embedding"], opened.params()["embedding"])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from attn_jax.data.lerobot_beside import read_notes
 from attn_jax.train.checkpoints import load_params
 from configs.pi05 import get_config
 from launch import pi05_training, tasks, train
+from launch.pi05_export import export_lerobot
 from launch.pi05_training import build, tokens_of
 from robots.tabletop.demonstrations import TabletopConfig
 from robots.tabletop.record import Recording, record
@@ -79,6 +82,8 @@ def test_supervised_batches_say_where_to_look(dataset, tmp_path):
     assert batch["look_at"].shape == (4, 2, 16)
     np.testing.assert_allclose(batch["look_at"][:, 1], expected, atol=1e-6)
     assert built.task.supervision.weight == 0.1
+    [taught] = built.metadata["supervision"]
+    assert taught["words"] == ", ".join(names) and taught["layers"] == "all"
     config = tiny(tmp_path / "d", **{"supervision.weight": 0.1, "model.patch_size": 5})
     with pytest.raises(ConfigError, match=r"look_at\.front: 64 cells do not divide into 6 x 6"):
         build(config)
@@ -164,6 +169,13 @@ def test_corrections_are_trained_on_a_checkpoint_and_merged(dataset, tmp_path):
     assert jax.tree.map(np.shape, finer.params) == jax.tree.map(
         np.shape, jax.eval_shape(finer.task.init, jax.random.key(0))
     )
+    # What the first training taught stays known after the next.
+    taught = {"layers": "1", "heads": "all"}
+    opened = dataclasses.replace(open_checkpoint(tmp_path / "base"), supervision=(taught,))
+    export_lerobot(opened, tmp_path / "taught")
+    more = build(tiny(dataset, **{"init_from": str(tmp_path / "taught")}))
+    more.data.close()
+    assert more.metadata["supervision"] == [taught]
 
 
 def test_bad_configurations_are_named(dataset):

@@ -30,6 +30,8 @@ def make(folder, outcomes):
         runs.write_run(folder / "run", number, success=success, share=0.5 if success else 0.3)
         runs.write_variants(folder / "run", number, success=success)
     facts = {"provenance": {"source": "tabletop", "seed": 3, "config": {"env": {}}}}
+    facts["provenance"] |= {"command": ["evaluate.py", "--capture=layers=all;heads=0"]}
+    facts["provenance"] |= {"supervision": [{"layers": "1", "heads": "0"}]}
     app.write_json(folder / "run" / RUN, facts)
     analyse_run(folder / "run", config, folder / "analysis")
     aggregate_runs([folder / "analysis"], folder / "aggregate", seed=0)
@@ -48,6 +50,8 @@ def test_reads_outcomes_examples_and_tables(folder):
     assert [example.outcome for example in run.examples] == ["success", "failure"]
     assert set(run.examples[0].others) == {"please", "ball", "empty"}
     assert run.facts["source"] == "tabletop" and "config" not in run.provenance
+    assert run.provenance["command"] == "evaluate.py '--capture=layers=all;heads=0'"
+    assert run.supervision == [{"layers": "1", "heads": "0"}]
     assert "target_lift" in set(run.table.family)
     alone = load_policy_run(folder / "run")
     assert alone.table is None and alone.summary["episodes"] == 4

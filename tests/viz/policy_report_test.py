@@ -93,6 +93,16 @@ def test_families_and_pictures(report):
     assert "packages.jax" in html and "Wilson" in html and "a failure goes on (27 steps)" in html
 
 
+def test_what_was_taught_is_said():
+    taught = [{"layers": "1,2", "heads": "0,1"}, {"layers": "all", "heads": "all"}]
+    taught.append({**taught[0], "words": "red,cube", "word_layers": "0", "word_heads": "2,3"})
+    made = build_policy_report(run_of(supervision=taught))
+    [said] = section(made, "answers").blocks[1].paragraphs
+    assert said.count("heads 0, 1 of layers 1, 2") == 1 and "all heads of all layers" in said
+    assert "heads 2, 3 of layers 0 at the words red, cube" in said and "no finding" in said
+    assert twin(made)["supervision"] == taught
+
+
 def with_floors(value, metric, kinds, floor=np.nan):
     """Rows of h2_1 or h1 for six episodes: a counterfactual and what it is compared with."""
     rng = np.random.default_rng(1)

@@ -73,6 +73,12 @@ class Supervision:
                     fix="Write all or 1,2",
                 )
 
+    def to_json(self) -> dict[str, Any]:
+        """What was taught, for checkpoints: `layers` and `heads`, with words also theirs."""
+        value = dataclasses.asdict(self)
+        names = ("layers", "heads", "words", "word_layers", "word_heads")
+        return {name: value[name] for name in (names if self.words else names[:2])}
+
     def tap(self, config: Pi05Config) -> LookTap:
         """What keeps the attention for the loss, of a model whose prefix has all its cameras.
 
