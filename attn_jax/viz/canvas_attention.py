@@ -207,12 +207,14 @@ def summary(findings: Findings) -> tuple[str, ...]:
         table, area = budget.of(*names), budget.area_of(*names)
         mean = float(table.mean())
         layer, head = np.unravel_index(int(table.argmax()), table.shape)
-        who = "The predicted frame" if budget.query == "target" else f"The {stream}"
+        asked = budget.query == "target"
+        who = "The predicted frame" if asked else f"The {stream}"
+        whose = f"{stream} attention" if asked else "attention"
         where = f"layer {budget.layers[layer]}"
         where += f", head {budget.heads[head]}" if budget.heads else ""
         last = float(budget.of(names[-1]).mean())
         words.append(
-            f"{who} puts {percent(mean)} of its {stream} attention on the action stripes, which "
+            f"{who} puts {percent(mean)} of its {whose} on the action stripes, which "
             f"are {percent(area)} of the patches it can see: {mean / area:.1f} times what it would "
             f"without preference. {percent(last)} goes to the stripe of the last action. The head "
             f"that looks most at the actions is {where}, with {percent(float(table.max()))}."

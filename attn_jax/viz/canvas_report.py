@@ -124,7 +124,7 @@ def skill_blocks(run: CanvasRun) -> tuple[Block, ...]:
             "SSIM, higher is better; hit rate is the share of canvases with the dot within 3 "
             "pixels of the truth, and distances are between predicted and true dot (n/a: not "
             "defined, or no dot found). Equal frames count as 100 dB, which lifts copying wherever "
-            "nothing moves.",
+            "nothing moves, and SSIM holds every faint speckle in a black frame against an answer.",
             (
                 "answer",
                 "mean squared error",

@@ -117,7 +117,7 @@ def _level_marks(axes: Axes, marks: Mapping[str, Number]) -> None:
             va="center",
             fontsize=style.SMALL_PT,
             color=style.INK,
-            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": style.INK},
+            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": style.INK, "relpos": (0, 0.5)},
         )
 
 
