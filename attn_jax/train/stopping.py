@@ -153,6 +153,9 @@ class Samples(_Base):
 class Seconds(_Base):
     """Stops after `seconds`; clock `train` counts steps only, `wall` everything.
 
+    Never before the first step: a run whose compiling takes longer than its limit still ends with a
+    checkpoint that says how far it came.
+
     Raises:
       ConfigError: unknown clock.
     """
@@ -174,7 +177,7 @@ class Seconds(_Base):
 
     def _check(self, state: ConditionState, progress: Progress) -> StopReason | None:
         spent = self._spent(progress)
-        if spent >= self.seconds:
+        if spent >= self.seconds and progress.step:
             detail = f"{spent:.1f} of {self.seconds:g} s of {self.clock} time spent"
             return StopReason(StopKind.SECONDS, detail)
         return None

@@ -162,6 +162,12 @@ def test_seconds_and_stop_file(tmp_path):
     result = fit(toy.ToyTask(), toy.ToyData(), toy.OPTIM, None, until, loop=QUIET)
     assert result.reason.kind is StopKind.SECONDS
     assert result.step > 0
+    until = Any((Steps(10**9), Seconds(1e-9, "wall")))  # over before it began
+    with Checkpoints(tmp_path / "checkpoints") as kept:
+        task, data = toy.ToyTask(), toy.ToyData()
+        result = fit(task, data, toy.OPTIM, None, until, loop=QUIET, checkpoints=kept)
+        assert result.reason.kind is StopKind.SECONDS
+        assert result.step == 1 and kept.steps() == [1]
     (tmp_path / "stop").touch()
     until = Any((Steps(10**9), StopFile(str(tmp_path / "stop"))))
     result = fit(toy.ToyTask(), toy.ToyData(), toy.OPTIM, None, until, loop=QUIET)

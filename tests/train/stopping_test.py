@@ -129,6 +129,7 @@ def test_limits():
         assert reached.check({}, at).kind is kind
         assert open_.check({}, at) is None
     assert Seconds(2.5, "wall").check({}, at).kind is StopKind.SECONDS
+    assert Seconds(2.5, "wall").check({}, Progress(step=0, wall_s=3.0)) is None
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("min", 3), ("max", 1)])
