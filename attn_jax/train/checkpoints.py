@@ -49,11 +49,13 @@ from attn_jax.train.sharding import gather_text, whole
 from attn_jax.train.step import TrainState
 
 _SPARE_BYTES = 16 << 20  # metadata, and room for the metrics log to grow
-# Trained floats hardly compress, yet compressing held up to the size of all parameters a second
-# time and took ten times as long.
-_UNCOMPRESSED = ocp.options.ArrayOptions(
-    saving=ocp.options.ArrayOptions.Saving(use_compression=False)
-)
+
+
+def _uncompressed() -> ocp.Context:
+    """Trained floats hardly compress, and it took ten times as long and their size in memory."""
+    context = ocp.Context()
+    context.array.saving.use_compression = False
+    return context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Checkpoints:
             preservation_policy=self._preserve,
             save_decision_policy=always,
             cleanup_tmp_directories=True,  # what a killed process left behind
-            context=ocp.Context(array_options=_UNCOMPRESSED),
+            context=_uncompressed(),
         )
 
     def __enter__(self) -> Checkpoints:
