@@ -120,6 +120,36 @@ def episodes(path: PathLike) -> tuple[pathlib.Path, ...]:
     return tuple(found)
 
 
+def new_meta(episode: int, info: Mapping[str, Any]) -> dict[str, Any]:
+    """`meta.json` of an episode before its first call."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "episode": episode,
+        "complete": False,
+        "arrays": {},
+        "layouts": [],
+        "info": dict(info),
+    }
+
+
+def read_meta(episode: pathlib.Path, *, begun: bool) -> dict[str, Any]:
+    """Contents of `meta.json`, which is written before the first call is committed.
+
+    Args:
+      episode: folder of the episode.
+      begun: whether a call is committed. If not, a program that was stopped before its first call
+        left a commit log alone, which is an episode without calls.
+
+    Raises:
+      RecordError: the file is missing or malformed.
+    """
+    alone = (episode / COMMITS).is_file() and not (episode / META).exists()
+    if alone and not begun:
+        number = episode.name.rpartition("_")[2]
+        return new_meta(int(number) if number.isdecimal() else 0, {})
+    return arrays.read_json(episode / META)
+
+
 def entry_of(record: AttentionRecord, encoded: codecs.Encoded) -> dict[str, Any]:
     """Labels and codec of a record as JSON; the layout is kept elsewhere, once per episode."""
     bound = codecs.BOUNDS[encoded.codec]
