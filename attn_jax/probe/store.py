@@ -391,18 +391,10 @@ class RecordReader:
         committed = read_commits(self.folder / COMMITS)
         self.commits, self.torn = committed.commits, committed.torn
         self.meta = schema.read_meta(self.folder, begun=bool(self.commits))
-        if self.meta.get("schema_version") != schema.SCHEMA_VERSION:
-            raise RecordError(
-                f"schema version {self.meta.get('schema_version')} is not {schema.SCHEMA_VERSION}",
-                where=self.folder / schema.META,
-            )
-        try:
-            self._layouts = [TokenLayout.from_json(data) for data in self.meta["layouts"]]
-            self.names = tuple(sorted(self.meta["arrays"]))
-            self.complete = bool(self.meta["complete"])
-            self.info = dict(self.meta["info"])
-        except (KeyError, TypeError) as error:
-            raise RecordError(f"field missing: {error}", where=self.folder / schema.META) from error
+        self._layouts = [TokenLayout.from_json(data) for data in self.meta["layouts"]]
+        self.names = tuple(sorted(self.meta["arrays"]))
+        self.complete: bool = self.meta["complete"]
+        self.info = dict(self.meta["info"])
 
     @property
     def num_calls(self) -> int:
