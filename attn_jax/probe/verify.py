@@ -37,7 +37,7 @@ class RecordSummary:
       name: `<stream>[.<reduction>]`.
       shape: (call, denoise, layer, head, query, key).
       codec: how values are encoded.
-      max_abs_error: largest error of encoding over all calls, as measured when it was written.
+      max_abs_error: largest error over all calls, as `codecs.check` told when it was written.
       error_bound: the largest error that the codec can make of a probability.
       max_row_sum_error: largest distance of a row sum from 1; None where rows are not whole.
       num_bytes: size of its committed calls on disk.
