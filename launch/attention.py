@@ -45,8 +45,8 @@ from launch.attention_convert import convert, inspect_seed
 USAGE = "Use: launch.attention inspect|verify RECORD, convert SOURCE TARGET, or overlay RUN"
 
 LEGEND = (
-    "shape: call x denoise x layer x head x query x key; error: largest absolute one, measured "
-    "while writing; bound: the largest that the codec can make"
+    "shape: call x denoise x layer x head x query x key; error: largest absolute one of "
+    "what was written; bound: the largest that the codec can make"
 )
 
 CAMERAS = flags.DEFINE_list(

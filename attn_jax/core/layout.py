@@ -275,7 +275,9 @@ class TokenLayout:
                 keys,
                 None if coverage is None else {n: tuple(v) for n, v in coverage.items()},
             )
-        except (KeyError, TypeError, IndexError) as error:
+        except LayoutError:
+            raise
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise LayoutError(f"malformed token layout: {error!r}") from error
 
 

@@ -119,6 +119,16 @@ def open_array(folder: pathlib.Path, *, write: bool = False) -> ts.TensorStore:
         raise RecordError(f"array cannot be opened: {_brief(error)}", where=folder) from error
 
 
+def read_vector(folder: pathlib.Path) -> np.ndarray:
+    """What `create_vector` wrote; raises `RecordError` when it is missing or damaged."""
+    try:
+        return open_array(folder).read().result()
+    except ValueError as error:
+        if isinstance(error, RecordError):
+            raise
+        raise RecordError(f"array cannot be read: {_brief(error)}", where=folder) from error
+
+
 def _brief(error: ValueError) -> str:
     """What TensorStore says, without the specification and the places in its code."""
     return str(error).partition(" [")[0]

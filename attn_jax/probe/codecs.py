@@ -71,6 +71,8 @@ class Encoded:
       key_index: positions of the kept keys on the key axis; None when all are kept.
       num_keys: length of the key axis.
       undefined: whether NaN is a value.
+      rounded: whether the values came as float16. What the rounding did can no longer be measured;
+        `check` then states the most that it can have done to the largest value.
     """
 
     data: Any
@@ -80,6 +82,7 @@ class Encoded:
     key_index: tuple[int, ...] | None = dataclasses.field(metadata={"static": True})
     num_keys: int = dataclasses.field(metadata={"static": True})
     undefined: bool = dataclasses.field(default=False, metadata={"static": True})
+    rounded: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -167,7 +170,8 @@ def encode_array(
       undefined: whether NaN is a value (the entropy of a group without mass).
     """
     xp = np if isinstance(values, np.ndarray) else jnp
-    if codec != "float16" or values.dtype != np.float16:
+    rounded = codec == "float16" and values.dtype == np.float16
+    if not rounded:
         values = xp.asarray(values, xp.float32)
     if xp is jnp and values.dtype == np.float32:
         # One array for the codes and the statistics, or XLA assembles the maps again for each.
@@ -191,7 +195,7 @@ def encode_array(
             error = _largest_error(values, data, scale, codec)
     stats = xp.stack([lowest, error, dropped], axis=-1)
     kept = None if key_index is None else tuple(int(i) for i in key_index)
-    return Encoded(data, scale, stats, codec, kept, num_keys, undefined)
+    return Encoded(data, scale, stats, codec, kept, num_keys, undefined, rounded)
 
 
 def _largest_error(values: Any, data: Any, scale: Any, codec: str) -> Any:
@@ -265,7 +269,10 @@ def row_sum_tolerance(
 
 
 def check(encoded: Encoded, where: str, *, probability: bool = True, signed: bool = False) -> float:
-    """Checks encoded values and returns the largest absolute error that encoding made.
+    """Checks encoded values and returns the largest absolute error of them.
+
+    It is measured, but for values that came rounded to float16: half a unit in the last place of
+    the largest value is added for these.
 
     Args:
       encoded: values on the host.
@@ -290,7 +297,13 @@ def check(encoded: Encoded, where: str, *, probability: bool = True, signed: boo
             where=where,
             fix="Store all keys, or mark the groups as valid in the token layout",
         )
-    return float(encoded.stats[:, 1].max())
+    error = float(encoded.stats[:, 1].max())
+    return error + _half_unit(max(-low, high)) if encoded.rounded else error
+
+
+def _half_unit(value: float) -> float:
+    """Half the distance of a positive half-precision number to the next."""
+    return float(np.spacing(np.float16(value))) / 2
 
 
 def _range(encoded: Encoded) -> tuple[float, float]:

@@ -21,10 +21,17 @@ from attn_jax.core.record import AttentionRecord
 from attn_jax.core.typing import PathLike
 from attn_jax.probe import arrays, codecs
 from attn_jax.probe.commits import NAME as COMMITS
-from attn_jax.probe.select import Selection
+from attn_jax.probe.select import Selection, valid_positions
 
 SCHEMA_VERSION = 1
 RUN, META, EPISODES = "run.json", "meta.json", "episodes"
+_ITEMS = {"layers": int, "heads": int, "denoise": int, "query_names": str, "key_names": str}
+_LABELS = {
+    **{"stream": str, "reduction": str, "complete_rows": bool, "codec": dict},
+    **{"num_keys": int, "kept_keys": int, "layout": int},
+    **dict.fromkeys(_ITEMS, list),
+}
+_CODEC = {"name", "bound", "bound_max_abs_error"}
 MEASURED = "measured_max_abs_error"  # attribute of a codec; what it is bounded by stands beside it
 
 
@@ -120,6 +127,69 @@ def episodes(path: PathLike) -> tuple[pathlib.Path, ...]:
     return tuple(found)
 
 
+def new_meta(episode: int, info: Mapping[str, Any]) -> dict[str, Any]:
+    """`meta.json` of an episode before its first call."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "episode": episode,
+        "complete": False,
+        "arrays": {},
+        "layouts": [],
+        "info": dict(info),
+    }
+
+
+def read_meta(episode: pathlib.Path, *, begun: bool) -> dict[str, Any]:
+    """Contents of `meta.json`, which is written before the first call is committed.
+
+    Args:
+      episode: folder of the episode.
+      begun: whether a call is committed. If not, a program that was stopped before its first call
+        left a commit log alone, which is an episode without calls.
+
+    Raises:
+      RecordError: the file is missing, malformed or of another version.
+    """
+    alone = (episode / COMMITS).is_file() and not (episode / META).exists()
+    if alone and not begun:
+        number = episode.name.rpartition("_")[2]
+        return new_meta(int(number) if number.isdecimal() else 0, {})
+    meta = arrays.read_json(episode / META)
+    if meta.get("schema_version") != SCHEMA_VERSION:
+        raise RecordError(
+            f"schema version {meta.get('schema_version')} is not {SCHEMA_VERSION}",
+            where=episode / META,
+        )
+    for field, like in new_meta(0, {}).items():
+        if type(meta.get(field)) is not type(like):
+            raise RecordError(f"field {field!r} is missing or malformed", where=episode / META)
+    for name, entry in meta["arrays"].items():
+        if problem := _malformed(entry, len(meta["layouts"])):
+            raise RecordError(
+                f"label {problem!r} of record {name!r} is missing or malformed",
+                where=episode / META,
+            )
+    return meta
+
+
+def _malformed(entry: Any, num_layouts: int) -> str | None:
+    """The first label that is not what `entry_of` writes."""
+    if not isinstance(entry, dict):
+        return "stream"
+    for field, kind in _LABELS.items():
+        value: Any = entry.get(field)
+        good = type(value) is kind
+        if field in _ITEMS:
+            good = good and all(type(item) is _ITEMS[field] for item in value)
+        if field == "codec":
+            good = good and {*value} >= _CODEC and value["name"] in [*codecs.BOUNDS]
+        if field == "layout":
+            good = good and 0 <= value < num_layouts
+        if not good:
+            return field
+    return None
+
+
 def entry_of(record: AttentionRecord, encoded: codecs.Encoded) -> dict[str, Any]:
     """Labels and codec of a record as JSON; the layout is kept elsewhere, once per episode."""
     bound = codecs.BOUNDS[encoded.codec]
@@ -194,40 +264,40 @@ def open_record(
     """The record of a group on disk, with values that are read when they are sliced.
 
     Raises:
-      RecordError: arrays that are missing or do not fit the labels, or a missing label.
+      RecordError: arrays that are missing or do not fit the labels.
     """
     values = arrays.open_array(folder / "values")
     if values.shape[0] < num_calls:
         raise RecordError(
             f"{num_calls} calls are committed, the array has {values.shape[0]}", where=folder
         )
-    try:
-        codec, num_keys = entry["codec"]["name"], entry["num_keys"]
-        scale = arrays.open_array(folder / "scale") if codec == "u8row" else None
-        index = None
-        if entry["kept_keys"] != num_keys:
-            index = arrays.open_array(folder / "key_index").read().result()
-        return AttentionRecord(
-            stream=entry["stream"],
-            values=arrays.LazyValues(
-                values,
-                scale,
-                codec=codec,
-                key_index=index,
-                num_keys=num_keys,
-                num_calls=num_calls,
-            ),
-            layout=layout,
-            layers=tuple(entry["layers"]),
-            heads=tuple(entry["heads"]),
-            denoise=tuple(entry["denoise"]),
-            reduction=entry["reduction"],
-            query_names=tuple(entry["query_names"]),
-            key_names=tuple(entry["key_names"]),
-            complete_rows=entry["complete_rows"],
-        )
-    except (KeyError, TypeError) as error:
-        raise RecordError(f"label missing: {error!r}", where=folder) from error
+    codec, num_keys = entry["codec"]["name"], entry["num_keys"]
+    scale = arrays.open_array(folder / "scale") if codec == "u8row" else None
+    index = None
+    if entry["kept_keys"] != num_keys:
+        index = arrays.read_vector(folder / "key_index")
+        # Otherwise values would silently be put to other tokens.
+        if tuple(index.tolist()) != valid_positions(layout, "key"):
+            raise RecordError("key_index does not name the valid keys", where=folder)
+    return AttentionRecord(
+        stream=entry["stream"],
+        values=arrays.LazyValues(
+            values,
+            scale,
+            codec=codec,
+            key_index=index,
+            num_keys=num_keys,
+            num_calls=num_calls,
+        ),
+        layout=layout,
+        layers=tuple(entry["layers"]),
+        heads=tuple(entry["heads"]),
+        denoise=tuple(entry["denoise"]),
+        reduction=entry["reduction"],
+        query_names=tuple(entry["query_names"]),
+        key_names=tuple(entry["key_names"]),
+        complete_rows=entry["complete_rows"],
+    )
 
 
 def write_group(folder: pathlib.Path, entry: Mapping[str, Any]) -> None:

@@ -183,7 +183,7 @@ class RecordWriter:
         """
         try:
             self.flush()
-            meta = self._meta or self._new_meta()
+            meta = self._meta or schema.new_meta(self._episode, self._info)
             with arrays.disk_errors(self.folder):
                 for name in sorted(self._arrays):
                     arrays.resize(self.folder / name, self._arrays[name], self._log.num_calls)
@@ -313,7 +313,7 @@ class RecordWriter:
 
         Returns the layouts of this call that are new, and which record has which of them.
         """
-        meta = self._new_meta()
+        meta = schema.new_meta(self._episode, self._info)
         known = self._layouts  # the same objects come with every call; their JSON is large
         self._layouts = []
         for name, record in records.items():
@@ -336,6 +336,8 @@ class RecordWriter:
         return (), {}
 
     def _create(self, name: str, entry: Mapping[str, Any], encoded: codecs.Encoded) -> None:
+        if (self.folder / name).exists():  # a kill may leave it without the file that names it
+            shutil.rmtree(self.folder / name)
         (self.folder / name).mkdir()
         schema.write_group(self.folder / name, entry)
         parts = {"values": encoded.data, "scale": encoded.scale}
@@ -350,16 +352,6 @@ class RecordWriter:
         if encoded.key_index is not None:
             index = np.asarray(encoded.key_index)
             arrays.create_vector(self.folder / name / "key_index", index, "key")
-
-    def _new_meta(self) -> dict[str, Any]:
-        return {
-            "schema_version": schema.SCHEMA_VERSION,
-            "episode": self._episode,
-            "complete": False,
-            "arrays": {},
-            "layouts": [],
-            "info": self._info,
-        }
 
 
 def _plain(data: dict[str, Any]) -> dict[str, Any]:
@@ -396,21 +388,13 @@ class RecordReader:
                 f"{len(found)} episodes to choose from", where=path, fix="Name one of them"
             )
         self.folder = found[0]
-        self.meta = arrays.read_json(self.folder / schema.META)
-        if self.meta.get("schema_version") != schema.SCHEMA_VERSION:
-            raise RecordError(
-                f"schema version {self.meta.get('schema_version')} is not {schema.SCHEMA_VERSION}",
-                where=self.folder / schema.META,
-            )
         committed = read_commits(self.folder / COMMITS)
         self.commits, self.torn = committed.commits, committed.torn
-        try:
-            self._layouts = [TokenLayout.from_json(data) for data in self.meta["layouts"]]
-            self.names = tuple(sorted(self.meta["arrays"]))
-            self.complete = bool(self.meta["complete"])
-            self.info = dict(self.meta["info"])
-        except (KeyError, TypeError) as error:
-            raise RecordError(f"field missing: {error}", where=self.folder / schema.META) from error
+        self.meta = schema.read_meta(self.folder, begun=bool(self.commits))
+        self._layouts = [TokenLayout.from_json(data) for data in self.meta["layouts"]]
+        self.names = tuple(sorted(self.meta["arrays"]))
+        self.complete: bool = self.meta["complete"]
+        self.info = dict(self.meta["info"])
 
     @property
     def num_calls(self) -> int:

@@ -1,9 +1,9 @@
 """Verification: does an attention record on disk hold what it says?
 
-Checked of every episode: metadata and labels, the commit log, the checksum of every file of every
-committed call, NaN and range, and that rows which hold all their keys sum to 1 within what the
-codec may move them. An episode that was interrupted is good as far as it was committed; that is a
-note, not a problem. One call of one record is in memory at a time.
+Checked of every episode: metadata and labels (which stand in two places), the commit log, the
+checksum of every file of every committed call, NaN and range, and that rows which hold all their
+keys sum to 1 within what the codec may move them. An episode that was interrupted is good as far as
+it was committed; that is a note, not a problem. One call of one record is in memory at a time.
 
     report = verify(run)
     if not report.ok:
@@ -37,7 +37,7 @@ class RecordSummary:
       name: `<stream>[.<reduction>]`.
       shape: (call, denoise, layer, head, query, key).
       codec: how values are encoded.
-      max_abs_error: largest error of encoding over all calls, as measured when it was written.
+      max_abs_error: largest error over all calls, as `codecs.check` told when it was written.
       error_bound: the largest error that the codec can make of a probability.
       max_row_sum_error: largest distance of a row sum from 1; None where rows are not whole.
       num_bytes: size of its committed calls on disk.
@@ -185,15 +185,32 @@ def _verify_record(
 
 
 def _stated(reader: RecordReader, name: str, error: float) -> list[str]:
-    """Attributes that say less than the commits do; an older record may say nothing till closed."""
+    """Attributes that are not those of `meta.json`, or that say less than the commits do.
+
+    An older record may say nothing of the error till it is closed.
+    """
     found = []
-    for place in ("", "values"):
+    entry = reader.meta["arrays"][name]
+    group = {label: value for label, value in entry.items() if label != "layout"}
+    for place, labels in (("", group), ("values", {"codec": entry["codec"]})):
         path = reader.folder / name / place / arrays.METADATA
-        codec = arrays.read_json(path).get("attributes", {}).get("codec", {})
-        stated = codec.get(schema.MEASURED, None if reader.complete else error)
-        if stated is None or stated < error:
-            found.append(f"attributes {place or 'of the group'} state an error of {stated}")
-    return [f"{text}, the commit log of {error:.3g}" for text in found]
+        attributes = arrays.read_json(path).get("attributes")
+        whose = f"attributes {place or 'of the group'}"
+        if _unmeasured(attributes) != _unmeasured(labels):
+            found.append(f"{whose} and meta.json disagree about the labels")
+            continue
+        stated = attributes["codec"].get(schema.MEASURED, None if reader.complete else error)
+        if not isinstance(stated, (int, float)) or stated < error:
+            found.append(f"{whose} state an error of {stated}, the commit log of {error:.3g}")
+    return found
+
+
+def _unmeasured(labels: Any) -> Any:
+    """Labels without the measured error, which grows while the record is written."""
+    if not (isinstance(labels, dict) and isinstance(labels.get("codec"), dict)):
+        return labels
+    codec = {key: value for key, value in labels["codec"].items() if key != schema.MEASURED}
+    return labels | {"codec": codec}
 
 
 def _structure(reader: RecordReader, name: str, record: AttentionRecord) -> list[str]:
@@ -211,13 +228,7 @@ def _structure(reader: RecordReader, name: str, record: AttentionRecord) -> list
         scale = arrays.open_array(folder / "scale")
         if scale.shape != values.shape[:-1]:
             found.append(f"scale has shape {scale.shape}, values {values.shape}")
-    index = lazy.key_index
-    if index is not None and (
-        len(index) != values.shape[-1]
-        or np.any(np.diff(index) <= 0)
-        or index[0] < 0
-        or index[-1] >= record.shape[-1]
-    ):
+    if lazy.key_index is not None and len(lazy.key_index) != values.shape[-1]:
         found.append("key_index does not fit the key axis")
     return found
 

@@ -107,8 +107,7 @@ class Checkpoints:
         if keep_best:
             keep.append(
                 policies.BestN(
-                    get_metric_fn=lambda metrics: metrics["best"],
-                    reverse=best_mode == "min",  # the policy keeps the end of the sorted list
+                    get_metric_fn=_rank(best_mode),
                     n=keep_best,
                     keep_checkpoints_without_metrics=False,
                 )
@@ -176,7 +175,7 @@ class Checkpoints:
             self._checkpointer.save_checkpointables(
                 step,
                 {**parts, "host": texts},
-                metrics=None if metric is None else {"best": float(metric)},
+                metrics=None if metric is None else {"best": float(metric), "step": step},
                 custom_metadata=self.metadata,
                 force=True,
             )
@@ -322,6 +321,16 @@ def fingerprint(path: PathLike, *, ema: bool = True, step: int | str = "latest")
     facts = [read_metadata(folder).get("config_hash"), int(folder.name), part, checksums]
     text = json.dumps(facts, sort_keys=True)
     return int(folder.name), f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _rank(best_mode: str) -> Any:
+    """What Orbax sorts checkpoints by, the worst first; of equals, the earliest is the best.
+
+    So is the one that `RunState.improves` marks, and it has to be among those that are kept.
+    """
+    sign = -1.0 if best_mode == "min" else 1.0
+    # Checkpoints of earlier versions do not say their step; they are older.
+    return lambda metrics: (sign * metrics["best"], -metrics.get("step", 0))
 
 
 def _name(path: Any) -> str:

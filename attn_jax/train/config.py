@@ -165,8 +165,17 @@ def until(train: Any, best: tuple[str, str], stop_file: str) -> stopping.Any:
       stop_file: touching this file ends the run.
 
     Raises:
-      ConfigError: nothing would end it.
+      ConfigError: nothing would end it, or a limit that ends it before it has begun.
     """
+    for name in ("steps", "samples", "seconds"):
+        if not train[name] >= 0:
+            raise ConfigError(
+                f"train.{name} is {train[name]}", fix="Give a positive limit, or 0 for none"
+            )
+    for name in ("divergence", "plateau"):
+        patience = train.stop[name].patience
+        if train.stop[f"{name}_enabled"] and patience < 1:
+            raise ConfigError(f"train.stop.{name}.patience is {patience}", fix="Give at least 1")
     metric = train.stop.metric or best[0]
     conditions: list[Any] = []
     if train.steps:

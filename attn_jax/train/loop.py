@@ -217,6 +217,8 @@ class _Fit:
                 f"best_metric {loop.best_metric!r} was not evaluated",
                 fix=f"Evaluated: {', '.join(sorted(metrics))}",
             )
+        if run.step == 0:
+            return False  # the start has no checkpoint, so the best one is another
         return run.improves(metrics[loop.best_metric], loop.best_mode)
 
     def _note_stop(self, reason: StopReason) -> None:

@@ -95,7 +95,20 @@ class OptimConfig:
         _require(self.precision in PRECISIONS, "precision", self.precision, f"one of {PRECISIONS}")
         _require(self.micro_batches >= 1, "micro_batches", self.micro_batches, "at least 1")
         _require(0.0 <= self.ema < 1.0, "ema", self.ema, "at least 0 and below 1")
-        _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
+        for name in ("warmup_steps", "start_update", "start_learning_rate", "weight_decay"):
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0")
+        for name in ("b1", "b2"):
+            good = 0.0 <= getattr(self, name) < 1.0
+            _require(good, name, getattr(self, name), "at least 0 and below 1")
+        _require(self.eps > 0, "eps", self.eps, "positive")
+        _require(
+            0.0 < self.plateau_factor < 1.0,
+            "plateau_factor",
+            self.plateau_factor,
+            "between 0 and 1",
+        )
+        for name in ("plateau_patience", "plateau_average"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(0.0 <= self.min_ratio <= 1.0, "min_ratio", self.min_ratio, "from 0 to 1")
         _require(
             math.isfinite(self.learning_rate) and self.learning_rate > 0,

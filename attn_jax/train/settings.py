@@ -48,7 +48,8 @@ class LoopConfig:
       eval_at_start: evaluate before the first step too.
       save_every: steps between checkpoints, 0 = only at the end.
       log_every: steps per line of the log.
-      best_metric: `<evaluation>/<metric>` that ranks checkpoints, or None.
+      best_metric: `<evaluation>/<metric>` that ranks checkpoints, or None; of equal ones the
+        earliest is the best.
       best_mode: `min` or `max`.
       max_skips: steps in a row without a finite update that end the run (or restore, see below).
       max_restores: how often the last good checkpoint is restored instead; data and keys move on.
@@ -115,7 +116,7 @@ class FitResult:
       samples: samples seen over all restarts.
       history: lines written by this call, as dicts.
       metrics: the last evaluation, by name.
-      best: {"step", "value"} of `best_metric`, or None.
+      best: {"step", "value"} of `best_metric` after the first step or later, or None.
       timing: where the time of this call went.
     """
 

@@ -108,6 +108,9 @@ def test_json_of_a_full_layout():
     assert TokenLayout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
     with pytest.raises(LayoutError, match="malformed"):
         TokenLayout.from_json({"length": 2})
+    for field, value in (("length", "x"), ("length", -1), ("coverage", "x"), ("queries", ["x"])):
+        with pytest.raises(LayoutError, match="malformed"):
+            TokenLayout.from_json({**layout.to_json(), field: value})
 
 
 def test_common_keeps_what_layouts_agree_on():

@@ -16,7 +16,7 @@ from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.nn import fast_attention
 from attn_jax.nn.attention import Attention
 from attn_jax.probe.capture import SelectionTap, capture, discover, record_name, reduce, to_records
-from attn_jax.probe.codecs import Encoded, encode
+from attn_jax.probe.codecs import BOUNDS, Encoded, check, encode
 from attn_jax.probe.select import Selection, Stream, resolve
 from tests import testing
 
@@ -289,6 +289,23 @@ def test_layers_that_leave_apart_make_the_same_records(loop, x, dtype, on_host):
             assert apart[name].layers == record.layers
             np.testing.assert_array_equal(apart[name].values[:], record.values[:])
             np.testing.assert_array_equal(apart[name].values.stats, record.values.stats)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "u8row"])
+def test_the_error_of_a_captured_record_is_stated(loop, x, dtype):
+    apply_fn = watched(Loop())
+
+    def captured(dtype, encoded):
+        plan = planned(apply_fn, "encoder", f"layers=0,3;reduce=full;dtype={dtype}", loop, x)
+        run = capture(apply_fn, plan)
+        pack = (lambda maps: encode(maps, plan)) if encoded else (lambda maps: maps)
+        return jax.jit(lambda *args: pack(run(*args)[1]))(loop, x)["encoder"]["full"]
+
+    exact = np.asarray(captured("float32", False))
+    coded = captured(dtype, True).on_host()
+    made = np.abs(np.asarray(coded) - exact).max()
+    assert (made > 0) == (dtype != "float32")
+    assert made <= check(coded, "x") + 1e-7 and check(coded, "x") <= BOUNDS[dtype].max_abs
 
 
 class Quiet(nn.Module):

@@ -65,9 +65,37 @@ def test_a_group_on_disk_gives_the_record_back(tmp_path):
     assert attributes["codec"]["bound"].startswith("s * (sqrt(p / s) / 255")
     with pytest.raises(RecordError, match="65 calls are committed, the array has 64"):
         schema.open_record(tmp_path, entry, LAYOUT, 65)
-    del entry["reduction"]
-    with pytest.raises(RecordError, match="label missing: KeyError\\('reduction'\\)"):
-        schema.open_record(tmp_path, entry, LAYOUT, 1)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("info",), "x", "field 'info'"),
+        (("arrays",), [], "field 'arrays'"),
+        (("arrays", "s"), None, "label 'stream' of record 's'"),
+        (("arrays", "s", "reduction"), None, "label 'reduction'"),
+        (("arrays", "s", "layers"), [None], "label 'layers'"),
+        (("arrays", "s", "complete_rows"), 1, "label 'complete_rows'"),
+        (("arrays", "s", "layout"), 1, "label 'layout'"),
+        (("arrays", "s", "codec", "name"), [], "label 'codec'"),
+        (("arrays", "s", "codec"), {"name": "u8row"}, "label 'codec'"),
+        (("schema_version",), 2, "schema version 2 is not 1"),
+    ],
+)
+def test_malformed_metadata_are_named(tmp_path, place, value, named):
+    record = AttentionRecord("s", VALUES, LAYOUT, (4,), (2,), complete_rows=False)
+    entry = schema.entry_of(record, encode_array(VALUES, "u8row")) | {"layout": 0}
+    meta = schema.new_meta(0, {}) | {"arrays": {"s": entry}, "layouts": [LAYOUT.to_json()]}
+    meta = json.loads(json.dumps(meta))
+    arrays.write_json(tmp_path / schema.META, meta)
+    assert schema.read_meta(tmp_path, begun=True) == meta
+    inner = meta
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    arrays.write_json(tmp_path / schema.META, meta)
+    with pytest.raises(RecordError, match=named):
+        schema.read_meta(tmp_path, begun=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from attn_jax.core.errors import DiskFullError, RecordError
 from attn_jax.probe import arrays
 from attn_jax.probe.schema import episode_folder
 from attn_jax.probe.store import RecordReader, RecordWriter
+from attn_jax.probe.summary import summarise
 from attn_jax.probe.verify import verify
 from tests import testing
 from tests.probe.fake_records import call, expected, maps, write
@@ -148,6 +149,27 @@ def test_an_attempt_without_commits_is_started_afresh(tmp_path):
     (folder / "suffix" / "zarr.json").write_text("{}")
     write(tmp_path)
     assert RecordReader(tmp_path).num_calls == 3
+
+
+@pytest.mark.parametrize("left", ["", "zarr.json.tmp", "values/zarr.json"])
+def test_a_record_that_a_kill_left_half_made_is_made_anew(tmp_path, left):
+    group = episode_folder(tmp_path, 0) / "suffix"
+    group.mkdir(parents=True)
+    if left:
+        (group / left).parent.mkdir(exist_ok=True)
+        (group / left).write_text("{")
+    write(tmp_path)
+    assert RecordReader(tmp_path).num_calls == 3
+
+
+def test_a_program_that_was_killed_before_its_first_call_leaves_an_episode_without_calls(tmp_path):
+    write(tmp_path)
+    RecordWriter(tmp_path, episode=1).abort()
+    reader = RecordReader(tmp_path, episode=1)
+    assert reader.num_calls == 0 and reader.names == () and not reader.complete
+    report = verify(tmp_path)
+    assert report.ok and "episode_00001: was not closed; 0 calls" in report.notes[0]
+    assert [episode["calls"] for episode in summarise(tmp_path)["episodes"]] == [3, 0]
 
 
 def test_full_disk_keeps_what_was_committed(tmp_path):

@@ -11,7 +11,7 @@ from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.record import AttentionRecord
 from attn_jax.probe import arrays, codecs
 from attn_jax.probe.schema import episode_folder
-from attn_jax.probe.store import RecordWriter
+from attn_jax.probe.store import RecordReader, RecordWriter
 from attn_jax.probe.verify import verify
 from tests import testing
 
@@ -237,6 +237,38 @@ def test_key_index_that_does_not_fit(tmp_path):
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/s/key_index/"}}
     ts.open(spec, open=True).result().write(np.array([0, 1, 2, 3, 5, 9])).result()
     assert any("key_index" in text for text in verify(tmp_path).problems)
+
+
+@pytest.mark.parametrize("kept", [[0, 1, 2, 3, 4, 6], [0, 1, 2, 3, 5, 5]])
+def test_key_index_that_names_other_tokens(tmp_path, kept):
+    folder = write(tmp_path, valid_keys_only=True)
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/s/key_index/"}}
+    ts.open(spec, open=True).result().write(np.array(kept)).result()
+    assert problem(tmp_path) == "episode_00000/s: key_index does not name the valid keys"
+    with pytest.raises(RecordError, match="valid keys"):
+        RecordReader(tmp_path).record("s")
+    file = folder / "s" / "key_index" / "c" / "0"
+    file.write_bytes(file.read_bytes()[:8])
+    assert "s/key_index: array cannot be read" in problem(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["meta.json", "s/zarr.json", "s/values/zarr.json"])
+def test_labels_that_are_told_in_two_ways(tmp_path, place):
+    folder = write(tmp_path)
+    data = json.loads((folder / place).read_text())
+    labels = data["arrays"]["s"] if place == "meta.json" else data["attributes"]
+    if "layers" in labels:
+        assert labels["layers"] == [0, 1]
+        labels["layers"] = [0, 9]
+    else:
+        labels["codec"]["name"] = "float32"
+    (folder / place).write_text(json.dumps(data))
+    whose = "values" if "values" in place else "of the group"
+    text = f"episode_00000/s: attributes {whose} and meta.json disagree about the labels"
+    assert problem(tmp_path) == text
+    del data["arrays" if place == "meta.json" else "attributes"]
+    (folder / place).write_text(json.dumps(data))
+    assert "field 'arrays'" in problem(tmp_path) or problem(tmp_path) == text
 
 
 def test_no_record_is_an_error(tmp_path):

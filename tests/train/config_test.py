@@ -49,6 +49,18 @@ def test_a_stop_file_alone_does_not_end_a_run():
         config_lib.until(train, BEST, "stop")
 
 
+@pytest.mark.parametrize("field", ["steps", "samples", "seconds", "divergence", "plateau"])
+def test_a_limit_that_ends_a_run_before_it_begins_is_refused(field):
+    train = config_lib.default_train_config()
+    if field in train.stop:
+        train.stop[f"{field}_enabled"] = True
+        train.stop[field].patience = 0
+    else:
+        train[field] = -5
+    with pytest.raises(ConfigError, match=rf"train\.(stop\.)?{field}"):
+        config_lib.until(train, BEST, "stop")
+
+
 def test_the_cosine_ends_with_the_run_unless_said_otherwise():
     train = config_lib.default_train_config()
     config_lib.resolve(train)

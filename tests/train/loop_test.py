@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from attn_jax.core.errors import ConfigError, NonFiniteError
+from attn_jax.train.checkpoint_files import find_checkpoint
 from attn_jax.train.checkpoints import Checkpoints
 from attn_jax.train.loop import fit
 from attn_jax.train.settings import LoopConfig
@@ -139,6 +140,38 @@ def test_best_is_kept_and_marked(tmp_path):
         )
         assert checkpoints.steps() == [4, 8]
     assert result.best == {"step": 4, "value": 1.0}
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_earliest_of_equal_checkpoints_is_kept_as_the_best(tmp_path, mode):
+    values = iter([2.0, 1.0, 1.0, 1.0])
+    task = toy.ToyTask()
+    task.evaluations = {"val": lambda params: {"hit": next(values)}}
+    loop = LoopConfig(
+        eval_every=2, eval_at_start=mode == "min", best_metric="val/hit", best_mode=mode
+    )
+    if mode == "max":
+        next(values)  # a hit rate that cannot grow any more
+    with Checkpoints(tmp_path, keep_last=1, keep_best=1, best_mode=mode) as checkpoints:
+        result = fit(
+            task, toy.ToyData(), toy.OPTIM, None, Steps(6), loop=loop, checkpoints=checkpoints
+        )
+        assert checkpoints.steps() == [2, 6]
+    assert result.best == {"step": 2, "value": 1.0}
+    assert find_checkpoint(tmp_path, "best").name == "2"
+
+
+def test_the_start_is_not_the_best_checkpoint(tmp_path):
+    values = iter([0.0, 3.0, 2.0, 4.0])
+    task = toy.ToyTask()
+    task.evaluations = {"val": lambda params: {"mse": next(values)}}
+    loop = LoopConfig(eval_every=2, best_metric="val/mse", progress=False)
+    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
+        result = fit(
+            task, toy.ToyData(), toy.OPTIM, None, Steps(6), loop=loop, checkpoints=checkpoints
+        )
+    assert result.best == {"step": 4, "value": 2.0}
+    assert find_checkpoint(tmp_path, "best").name == "4"
 
 
 def test_target_stops_at_the_evaluation():
