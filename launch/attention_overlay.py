@@ -188,10 +188,17 @@ def _video(
     # Where objects are is known at calls only.
     source = None if task.outline else _video_file(folder, view, task)
     if source is not None:
-        fps = task.fps if task.fps is not None else video.read_info(source).fps
+        known = video.read_info(source)
+        fps = task.fps if task.fps is not None else known.fps
         every = view.cameras(task.stream)
         frames = overlays.on_video(
-            video.read_frames(source), maps, task.look, env_step=steps, info=info, cameras=every
+            video.read_frames(source),
+            maps,
+            task.look,
+            env_step=steps,
+            info=info,
+            cameras=every,
+            enlarge=overlays.enlargement(known.size[1]),
         )
     else:
         fps = task.fps if task.fps is not None else _CALLS_FPS
@@ -253,6 +260,7 @@ def _pictures(
     target.mkdir(parents=True, exist_ok=True)
     files = []
     for step, name, picture, turned in _seen(folder, view, maps, task):
+        picture = overlays.enlarged(picture, overlays.enlargement(2 * picture.shape[1]))
         panel = overlays.timestep_panel(
             picture, maps[name], task.look, step=step, env_step=view.reader.env_step, turned=turned
         )

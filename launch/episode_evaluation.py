@@ -73,6 +73,7 @@ class Settings:
       seed: of the noise.
       cameras: those of the recording that the source was told to take; empty for all.
       rename: camera of the recording -> camera of the checkpoint; others keep their names.
+      reading: how else the source was told to read, JSON-compatible; defaults are left out.
       occlusion: patches that are hidden in variants; None hides nothing.
       rotate: degrees (90, 180, 270) by which pictures are turned in variants.
       provenance: JSON-compatible facts for `run.json`.
@@ -86,6 +87,7 @@ class Settings:
     seed: int = 0
     cameras: Sequence[str] = ()
     rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     occlusion: Occlusion | None = None
     rotate: Sequence[int] = ()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -113,6 +115,7 @@ def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> 
         seed=seed,
         cameras=RECORDED_CAMERAS.value,
         rename=rename,
+        reading={f.name: f.value for f in (MASKS, KEYFRAME_STEP) if f.value != f.default},
         occlusion=episode_variants.occlusion_from_flags(cameras, num_layers),
         rotate=episode_variants.rotate_from_flags(),
         provenance={
@@ -122,6 +125,7 @@ def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> 
         },
     )
     compile_cache.enable()
+    check_recordings(settings.run, source)
     prepare_run(settings, selection, num_layers)
     policy = with_weights(description, capture=selection)
     return evaluate_episodes(policy, source, settings)
@@ -195,6 +199,7 @@ def prepare_run(settings: Settings, base: Selection | None, num_layers: int) -> 
             "rename": dict(settings.rename),
             # Runs of earlier versions took all of them and do not say so.
             **({"cameras": [*settings.cameras]} if settings.cameras else {}),
+            **settings.reading,
             **variant.settings(),
         }
         provenance = {**settings.provenance, "recorded_episodes": mine}
@@ -207,6 +212,34 @@ def prepare_run(settings: Settings, base: Selection | None, num_layers: int) -> 
         )
 
 
+def check_recordings(run: pathlib.Path, source: EpisodeSource) -> None:
+    """Checks that what is finished was made from the same recordings in the same places.
+
+    Args:
+      run: run folder; may be absent.
+      source: of the recordings now.
+
+    Raises:
+      ConfigError: an episode of the run is of another recording than the source has in its place.
+      EpisodeError: an episode of the run or of the source is damaged.
+    """
+    for number, name in enumerate(source.names):
+        if not is_finished(run, number):
+            continue
+        folder = episode_folder(run, number)
+        info = episodes.read_meta(folder)["info"]
+        was, checksum = info.get("episode", name), info.get("checksum", "")
+        now = source.checksum(number)
+        # Runs of earlier versions have no checksums.
+        if was != name or (checksum and now and checksum != now):
+            raise ConfigError(
+                f"was made from the recording {was}, in whose place is "
+                f"{name if was != name else 'another one of this name'} now",
+                where=folder,
+                fix="Name another --workdir, or the recordings that the run began with",
+            )
+
+
 def evaluate_episodes(policy: Policy, source: EpisodeSource, settings: Settings) -> dict[str, Any]:
     """Runs every variant of every episode that is not finished yet.
 
@@ -216,8 +249,9 @@ def evaluate_episodes(policy: Policy, source: EpisodeSource, settings: Settings)
 
     Raises:
       EpisodeError: episodes failed; all others were run before.
-      ConfigError: the run folder belongs to other settings.
+      ConfigError: the run folder belongs to other settings or recordings.
     """
+    check_recordings(settings.run, source)
     prepare_run(settings, policy.selection, policy.config.architecture.depth)
     variants = variants_of(settings)
     # The episode is read only where there is something to do.
@@ -240,7 +274,7 @@ def evaluate_episodes(policy: Policy, source: EpisodeSource, settings: Settings)
                     if not variant.suits(episode):
                         logging.warning("episode %s has no %s", name, variant.key)
                         continue
-                    run_variant(policy, episode, number, name, variant, settings, maps)
+                    run_variant(policy, episode, number, source, variant, settings, maps)
                     inferences += episode.num_calls
             except InputError as error:
                 failed[name] = str(error)
@@ -272,7 +306,7 @@ def run_variant(
     policy: Policy,
     episode: Episode,
     number: int,
-    name: str,
+    source: EpisodeSource,
     variant: Variant,
     settings: Settings,
     maps: BaseMaps,
@@ -283,7 +317,7 @@ def run_variant(
       policy: captures what it captures in the base.
       episode: as it was recorded.
       number: of the episode.
-      name: of the episode.
+      source: that it was read from.
       variant: what to run; the base comes first.
       settings: how to run.
       maps: of the base run of the episode.
@@ -298,7 +332,8 @@ def run_variant(
     keys = policy.description.image_keys
     cameras = matched_cameras(episode.cameras, tuple(keys), settings.rename)
     made = turned(with_cameras(episode, cameras), variant.degrees)
-    info = {**made.info, **variant.facts(episode), **policy.denoising, "episode": name}
+    info = {**made.info, **variant.facts(episode), **policy.denoising}
+    info |= {"episode": source.names[number], "checksum": source.checksum(number)}
     made = dataclasses.replace(made, info=info)
     if variant.degrees:
         info["rotation"] = {"degrees": variant.degrees, "camera": [*made.images]}

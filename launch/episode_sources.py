@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attn_jax.core.errors import ConfigError, EpisodeError, InputError
 from attn_jax.core.typing import PathLike
 from attn_jax.data.droid import DroidOptions, droid_episodes, droid_name, read_droid
-from attn_jax.data.droid_files import OUTCOMES
-from attn_jax.data.episodes import EPISODES, META, Episode, episodes_of, read_episode
-from attn_jax.data.lerobot import open_dataset
-from attn_jax.data.lerobot_episodes import read_lerobot
+from attn_jax.data.droid_files import OUTCOMES, TRAJECTORY
+from attn_jax.data.episodes import EPISODES, META, Episode, episodes_of, read_episode, read_meta
+from attn_jax.data.lerobot import Dataset, open_dataset
+from attn_jax.data.lerobot_episodes import ACTION, STATE, read_lerobot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +30,14 @@ class EpisodeSource:
       kind: `droid`, `lerobot` or `run`.
       names: of the episodes, in order.
       read: number -> episode; raises `EpisodeError` for a damaged one.
+      checksum: number -> what tells an episode from others of its name, found without its pictures;
+        empty where it is not known.
     """
 
     kind: str
     names: tuple[str, ...]
     read: Callable[[int], Episode]
+    checksum: Callable[[int], str] = lambda number: ""
 
     def first(self) -> Episode:
         """The first episode that can be read.
@@ -82,6 +86,7 @@ def open_source(
             "run",
             tuple(f.name for f in folders),
             lambda number: _of_cameras(read_episode(folders[number]), cameras),
+            lambda number: read_meta(folders[number])["crc32"],
         )
     if (root / "meta" / "info.json").is_file():
         dataset, options = open_dataset(root), droid or DroidOptions()
@@ -92,6 +97,7 @@ def open_source(
                 read_lerobot(dataset, number, step=options.keyframe_step, horizon=options.horizon),
                 cameras,
             ),
+            lambda number: _lerobot_checksum(dataset, number),
         )
     try:
         recordings = droid_episodes(root)
@@ -107,7 +113,21 @@ def open_source(
         "droid",
         tuple(droid_name(folder) for folder in recordings),
         lambda number: read_droid(recordings[number], droid),
+        lambda number: _droid_checksum(recordings[number]),
     )
+
+
+def _lerobot_checksum(dataset: Dataset, number: int) -> str:
+    """Of the states and actions of an episode."""
+    first, stop = (int(place) for place in dataset.episodes[number])
+    rows = [dataset.column(key)[first:stop].tobytes() for key in (STATE, ACTION)]
+    return f"{zlib.crc32(b''.join(rows)):08x}"
+
+
+def _droid_checksum(folder: pathlib.Path) -> str:
+    """Of the trajectory of a recording; empty without one, which reading it complains of."""
+    path = folder / TRAJECTORY
+    return f"{zlib.crc32(path.read_bytes()):08x}" if path.is_file() else ""
 
 
 def _of_cameras(episode: Episode, cameras: Sequence[str]) -> Episode:

@@ -56,7 +56,7 @@ def evaluate(
             raise ConfigError(
                 f"must be at least {lowest}, got {config[name]}", where=f"config.{name}"
             )
-    make_env = env_factory(config.env)
+    make_env = env_factory(config.env, config.max_steps)
     description = describe(checkpoint, tokenizer=tokenizer)
     steps = config.n_action_steps or description.config.n_action_steps
     if not 1 <= steps <= description.config.chunk_size:
@@ -88,13 +88,16 @@ def evaluate(
     return run_rollouts(policy, lambda: waiting.pop() if waiting else make_env(), jobs, settings)
 
 
-def env_factory(config: ml_collections.ConfigDict) -> Callable[[], PolicyEnv]:
-    """What makes one environment.
+def env_factory(
+    config: ml_collections.ConfigDict, max_steps: int | None = None
+) -> Callable[[], PolicyEnv]:
+    """What makes one environment; its episodes end after `max_steps`, or None for its own number.
 
     Raises:
       ConfigError: an unknown name or setting.
     """
     settings = config.to_dict()
+    settings["max_steps"] = max_steps
     name = settings.pop("name")
     if name == "libero":
         from robots.libero.env import LiberoEnv

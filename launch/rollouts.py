@@ -33,6 +33,9 @@ from launch.rollout_results import write_eval_info
 from launch.rollout_slots import Job, Settings, Slot
 from robots.interface import EnvTask, PolicyEnv
 
+#: Of an outcome; `seconds` was not written by earlier versions.
+_FIELDS = {"task_group", "task_id", "seed", "success", "sum_reward", "max_reward", "video"}
+
 
 def plan_jobs(tasks: Sequence[EnvTask], *, episodes: int, seed: int) -> list[Job]:
     """`episodes` episodes of every task, one task after the other.
@@ -166,13 +169,19 @@ def _outcomes(jobs: Sequence[Job], settings: Settings) -> dict[int, dict[str, An
     """Number -> outcome of the jobs that are finished.
 
     Raises:
-      ConfigError: one of them was another job.
+      ConfigError: one of them was another job, or its outcome is not whole.
     """
     found = {}
     for job in jobs:
         outcome = read_outcome(settings.run, job.number)
         if outcome is None:
             continue
+        if missing := _FIELDS - set(outcome):
+            raise ConfigError(
+                f"outcome of episode {job.number} lacks {', '.join(sorted(missing))}",
+                where=settings.run,
+                fix="Remove the folder of the episode to run it again",
+            )
         wanted = (job.task.group, job.task.number, job.seed)
         if (outcome["task_group"], outcome["task_id"], outcome["seed"]) != wanted:
             raise ConfigError(

@@ -39,6 +39,7 @@ SOURCES = ("auto", "perception", "dinox", "none")
 #: put things stands in the scene to distract.
 MATCHED = {"grasp": "target", "place": "place", "other": "distractor"}
 
+_THRESHOLD = "Write masks as true and false: scores and probabilities need a threshold first"
 _DETECT_AGAIN = "Run the detector on that frame again, or list other frames in white_list.json"
 _TO = ("into", "onto", "to", "inside")
 _AT = ("in", "on", "at")  # a place after "put", else where the target is now
@@ -142,8 +143,18 @@ def _load_mask(path: pathlib.Path) -> NumpyArray:
         raise EpisodeError("mask is missing", where=path, fix=_DETECT_AGAIN) from error
     except (OSError, ValueError, EOFError) as error:
         raise EpisodeError(f"mask is damaged: {error}", where=path, fix=_DETECT_AGAIN) from error
-    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biu" or mask.ndim != 2:
+    if not isinstance(mask, np.ndarray) or mask.ndim != 2:
         raise EpisodeError("is no (height, width) mask", where=path, fix=_DETECT_AGAIN)
+    return _binary(mask, path)
+
+
+def _binary(mask: NumpyArray, path: pathlib.Path) -> NumpyArray:
+    """A mask as bool; floats are taken when all are 0 or 1, as some detectors write them."""
+    floats = mask.dtype.kind == "f" and bool(((mask == 0) | (mask == 1)).all())
+    if mask.dtype.kind not in "biu" and not floats:
+        raise EpisodeError(
+            f"holds {mask.dtype} values that say neither yes nor no", where=path, fix=_THRESHOLD
+        )
     return mask.astype(np.bool_)
 
 
@@ -173,7 +184,7 @@ def _perception(folder: pathlib.Path, frames: Sequence[int]) -> Iterator[Found]:
                 fix=_DETECT_AGAIN,
             )
         for name, mask in zip(names, masks, strict=True):
-            yield place, name.strip(), mask.astype(np.bool_), path
+            yield place, name.strip(), _binary(mask, path), path
 
 
 def read_roles(folder: pathlib.Path, objects: Sequence[str], prompt: str) -> dict[str, str]:

@@ -60,7 +60,8 @@ def read_lerobot(dataset: Dataset, number: int, *, step: int = 8, horizon: int =
         raise EpisodeError(f"episode {number} has {len(prompts)} tasks", where=dataset.root)
     success = None
     if "success" in dataset.episode_table:
-        success = bool(dataset.episode_table["success"][number])
+        value = dataset.episode_table["success"][number]
+        success = bool(value) if value in (True, False) else None
     elif SUCCESS in dataset.columns:
         success = bool(np.any(dataset.columns[SUCCESS][first:stop]))
     actions, _ = dataset.chunk(ACTION, frames, range(horizon))

@@ -37,6 +37,7 @@ from attn_jax.viz.heatmap import OverlayStyle
 Picture = UInt8[NumpyArray, "_ _ 3"]
 QUANTILE = 0.995
 _GAP_PX, _TEXT_PX, _BAR_PX = 6, 13, 40
+_READABLE_PX = 360  # width under which the title of two cameras is cut off or too small to read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,7 @@ def on_video(
     env_step: Sequence[int],
     info: Mapping[str, Any],
     cameras: Sequence[str] | None = None,
+    enlarge: int = 1,
 ) -> Iterator[Picture]:
     """Yields the frames of a video with the maps of their calls, under a title.
 
@@ -141,6 +143,7 @@ def on_video(
       env_step: step of every call.
       info: of the record, see the module docstring.
       cameras: all cameras in order, for videos without panels; None is those of `maps`.
+      enlarge: whole factor, see `enlargement`.
 
     Raises:
       RecordError: panels that do not fit the video, or a layer or step that was not recorded.
@@ -151,10 +154,10 @@ def on_video(
         if panels is None:
             size = (frame.shape[0], frame.shape[1])
             panels = panels_of(info, list(maps) if cameras is None else cameras, size)
-        out, call = frame.copy(), nearest_call(env_step, step)
+        out, call = enlarged(frame, enlarge), nearest_call(env_step, step)
         if call is not None:
             for name in drawn.keys() & panels.keys():
-                top, left, height, width = panels[name].box
+                top, left, height, width = (enlarge * edge for edge in panels[name].box)
                 window = out[top : top + height, left : left + width]
                 window[...] = _over(window, drawn[name], call, look, turned=panels[name].turned)
         yield titled(out, _title(step, call, env_step, maps, look, drawn))
@@ -270,6 +273,16 @@ def timestep_panel(
     return titled(np.concatenate([left, gap, right], axis=1), title)
 
 
+def enlargement(width_px: int) -> int:
+    """Whole factor by which a picture is enlarged so that a title over it can be read."""
+    return -(-_READABLE_PX // width_px)
+
+
+def enlarged(picture: Picture, factor: int) -> Picture:
+    """A copy with every pixel `factor` times as high and wide."""
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def _drawn(maps: CameraMaps, look: Look) -> _Drawn:
     values = maps.at(layer=look.layer, denoise=look.denoise, head=look.head)
     scale = float(np.quantile(values, QUANTILE)) if look.scale is None else look.scale
@@ -317,7 +330,7 @@ def _title(
 
 
 def titled(picture: Picture, text: str) -> Picture:
-    """The picture under a white bar with one or two lines of text; text is shrunk to fit."""
+    """The picture under a white bar with one or two lines of text, shrunk to 6 pixels at least."""
     width = picture.shape[1]
     bar = Image.new("RGB", (width, _BAR_PX), "white")
     pen = ImageDraw.Draw(bar)

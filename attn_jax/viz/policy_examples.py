@@ -177,7 +177,8 @@ def _of_camera(
         )
         add(
             "heads", figure, f"Attention of every recorded layer and head, {at}.",
-            f"Layers and heads, last denoising step, {at}; every map on its own scale.",
+            f"Layers and heads, last denoising step, {at}; "
+            "every map on its own scale, one that is dark all over is 0.",
             layer=maps.layers, head=maps.heads,
         )  # fmt: skip
         if len(maps.denoise) > 1:

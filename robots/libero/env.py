@@ -48,6 +48,7 @@ class LiberoEnv:
         *,
         size: int = 256,
         settle_steps: int = 10,
+        max_steps: int | None = None,
     ):
         """Reads the suite; simulates nothing yet.
 
@@ -56,9 +57,10 @@ class LiberoEnv:
           task_ids: numbers of tasks; None means all.
           size: side of the pictures, pixels.
           settle_steps: steps of rest after every reset, until nothing moves any more.
+          max_steps: an episode ends after so many; None takes the suite's number.
 
         Raises:
-          ConfigError: LIBERO is missing, or it has no such suite or task.
+          ConfigError: LIBERO is missing, or it has no such suite or task, or one is named twice.
         """
         shims.prepare()
         from libero.libero import benchmark  # pyright: ignore[reportMissingImports]
@@ -73,12 +75,15 @@ class LiberoEnv:
         chosen = tuple(range(count)) if task_ids is None else tuple(task_ids)
         if any(not 0 <= number < count for number in chosen):
             raise ConfigError(f"{suite} has tasks 0 to {count - 1}, got {chosen}")
+        if len(set(chosen)) < len(chosen):
+            raise ConfigError(f"names a task twice: {chosen}", where="task_ids")
         self.tasks = tuple(EnvTask(suite, n, self._suite.get_task(n).name) for n in chosen)
         self.geometry = {
             "image": {"model_rot180": True, "video_rot180": True},
             "image2": {"model_rot180": True, "video_rot180": False},
         }
-        self.size, self.max_steps = size, MAX_STEPS.get(suite, 500)
+        self.size = size
+        self.max_steps = MAX_STEPS.get(suite, 500) if max_steps is None else max_steps
         self._settle_steps = settle_steps
         self._task: EnvTask | None = None
         self._env: Any = None

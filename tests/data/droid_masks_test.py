@@ -100,6 +100,31 @@ def test_wrong_perception_files(tmp_path):
         droid_masks.read_masks(folder, "perception", [8], fake_droid.SIZE)
 
 
+@pytest.mark.parametrize("layout", ["dinox", "perception"])
+def test_masks_of_floats_are_yes_or_no(tmp_path, layout):
+    """A probability of 0.1 would count as part of the object, and so would NaN."""
+    folder = fake_droid.save_droid(tmp_path, layout=layout)
+
+    def save(value):
+        if layout == "perception":
+            with h5py.File(droid_masks.perception_file(folder, 8), "a") as file:
+                masks = np.where(np.asarray(file["wrist/masks"]), np.float32(value), 0)
+                del file["wrist/masks"]
+                file["wrist/masks"] = masks
+            return
+        for path in (folder / "masks").glob("00008_*.npy"):
+            np.save(path, np.where(np.load(path), np.float32(value), 0))
+
+    _, before = droid_masks.read_masks(folder, layout, [8], fake_droid.SIZE)
+    save(1)
+    _, same = droid_masks.read_masks(folder, layout, [8], fake_droid.SIZE)
+    np.testing.assert_array_equal(same, before)
+    for value in (0.1, np.nan):
+        save(value)
+        with pytest.raises(EpisodeError, match=r"neither yes nor no.*threshold"):
+            droid_masks.read_masks(folder, layout, [8], fake_droid.SIZE)
+
+
 @pytest.mark.parametrize(
     ("prompt", "roles"),
     [

@@ -1,5 +1,6 @@
 """LeRobotDatasets as recorded episodes."""
 
+import dataclasses
 import json
 import shutil
 
@@ -52,6 +53,14 @@ def test_every_third_frame_with_chunks_that_end_with_the_episode(dataset):
     assert episode.actions is not None
     expected = recorded["action"][[[0, 1, 2], [3, 4, 5], [6, 6, 6]]]
     np.testing.assert_array_equal(episode.actions, expected)
+
+
+@pytest.mark.parametrize("unknown", [None, float("nan")])
+def test_an_outcome_that_nobody_knows_is_no_failure(dataset, unknown):
+    table = {**dataset.episode_table, "success": [True, unknown]}
+    some = dataclasses.replace(dataset, episode_table=table)
+    outcomes = [read_lerobot(some, number).info["success"] for number in (0, 1)]
+    assert outcomes == [True, None]
 
 
 def test_what_is_not_there(dataset):

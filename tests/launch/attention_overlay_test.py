@@ -36,11 +36,11 @@ def test_a_video_of_the_run_is_drawn_over(tmp_path):
     video.write_video(run / "videos" / "0.mp4", iter(frames), fps=20)
     overlay(run, Task(Look()), tmp_path / "out")
     made = tmp_path / "out" / "episode_00000.mp4"
-    assert video.read_info(made) == video.VideoInfo((130, 250), 20.0, 12)
+    assert video.read_info(made) == video.VideoInfo((40 + 2 * 90, 2 * 250), 20.0, 12)
     plain = Task(Look(), video=run / "videos" / "0.mp4", cameras=("wrist",), suffix=".mkv")
     overlay(run, plain, tmp_path / "out")
     frame = list(video.read_frames(tmp_path / "out" / "episode_00000.mkv"))[7]
-    left, right = frame[45:125, 5:150].astype(int), frame[45:125, 165:245].astype(int)
+    left, right = frame[45:215, 5:310].astype(int), frame[45:215, 330:490].astype(int)
     assert abs(left - 120).max() < 8 and abs(right - 120).max() > 20  # wrist only
     (run / "videos" / "0.mp4").unlink()
     with pytest.raises(RecordError, match=r"0.mp4: video is missing.*--video"):
@@ -53,7 +53,7 @@ def test_pictures_at_time_steps(run, tmp_path):
     names = [f"episode_00000/timestep_{step:03d}_wrist.png" for step in (0, 7)]
     assert done["episodes"] == {"episode_00000": names}
     with Image.open(tmp_path / "out" / names[1]) as picture:
-        assert picture.size == (100 + 6 + 100, 140)
+        assert picture.size == (200 + 6 + 200, 40 + 200)
 
 
 def frames_of(path):

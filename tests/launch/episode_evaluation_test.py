@@ -165,6 +165,28 @@ def test_a_run_of_other_settings_is_refused(run, policy, root):
 
 
 @pytest.mark.slow
+def test_a_run_of_other_recordings_is_refused(run, policy, root, tmp_path):
+    """Episodes go by their number: those of another root would pass for finished ones."""
+    reading = dataclasses.replace(settings(run), reading={"keyframe_step": 4})
+    with pytest.raises(ConfigError, match="made with another recorded_episodes"):
+        evaluate_episodes(policy, open_source(root, DroidOptions(keyframe_step=4)), reading)
+    moved = tmp_path / "moved"
+    shutil.copytree(root, moved)
+    assert evaluate_episodes(policy, open_source(moved), settings(run))["skipped"] == 8
+    first = open_source(root).names[0]
+    (moved / first).rename((moved / first).with_name("2025-12-10_01-00-00"))
+    with pytest.raises(ConfigError, match=rf"recording {first}, in whose place is .*01-00-00 now"):
+        evaluate_episodes(policy, open_source(moved), settings(run))
+    other = tmp_path / "other"
+    path = fake_droid.trajectory(seed=9)
+    for number in range(2):
+        fake_droid.save_droid(other, number=number, trajectory=path, prompt="pick up the red cube")
+    assert open_source(other).names == open_source(root).names
+    with pytest.raises(ConfigError, match="another one of this name"):
+        evaluate_episodes(policy, open_source(other), settings(run))
+
+
+@pytest.mark.slow
 def test_cameras_that_the_checkpoint_lacks(policy, root, tmp_path):
     only = Settings(tmp_path, progress=False)
     with pytest.raises(EpisodeError, match=r"no camera for left.*--rename=left:base"):

@@ -48,6 +48,22 @@ def test_some_of_the_cameras_of_every_source(tmp_path):
         open_source(tmp_path / "droid", cameras=("front",))
 
 
+def test_checksums_tell_episodes_of_one_name_apart(tmp_path):
+    for number, seed in enumerate((0, 1)):
+        path = fake_droid.trajectory(seed=seed)
+        fake_droid.save_droid(tmp_path / f"droid{number}", trajectory=path)
+        episode = fake_episodes.fake_episode()
+        episode = dataclasses.replace(episode, state=episode.state + np.float32(seed))
+        write_episode(episode_folder(tmp_path / f"run{number}", 0), episode)
+    small_dataset.write_dataset(tmp_path / "lerobot")
+    for kind in ("droid", "run"):
+        ours, theirs = (open_source(tmp_path / f"{kind}{number}") for number in (0, 1))
+        assert ours.names == theirs.names and ours.checksum(0) != theirs.checksum(0)
+        assert ours.checksum(0) == open_source(tmp_path / f"{kind}0").checksum(0)
+    dataset = open_source(tmp_path / "lerobot")
+    assert len({dataset.checksum(number) for number in range(len(dataset.names))}) > 1
+
+
 def test_cameras_under_other_names():
     panels = {"front": [0, 0, 6, 8], "wrist": [0, 8, 6, 8]}
     before = fake_episodes.fake_episode()

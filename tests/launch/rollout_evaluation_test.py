@@ -42,7 +42,7 @@ def write_other_weights(folder):
 @pytest.fixture
 def config(monkeypatch):
     """Rollouts on the points of the test environment instead of a simulator."""
-    monkeypatch.setattr(rollout_evaluation, "env_factory", lambda config: PointEnv)
+    monkeypatch.setattr(rollout_evaluation, "env_factory", lambda config, max_steps: PointEnv)
     config = get_config("tabletop,tiny")
     config.seed, config.max_steps = 10, 2
     return config
@@ -129,6 +129,19 @@ def test_bad_settings(checkpoint, config, tmp_path):
         with pytest.raises(ConfigError, match=message):
             rollout_evaluation.evaluate(wrong, checkpoint=checkpoint, run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_more_steps_than_the_environment_has():
+    config = get_config("tabletop,size=8").env
+    lengths = []
+    for max_steps in (None, 3, 70):
+        env = rollout_evaluation.env_factory(config, max_steps)()
+        env.reset(env.tasks[0], seed=0, episode=0)
+        steps = 1
+        while not env.step(np.zeros(7, np.float32)).done:
+            steps += 1
+        lengths.append(steps)
+    assert lengths == [60, 3, 70]
 
 
 def test_unknown_environment():

@@ -157,6 +157,9 @@ def test_finished_episodes_are_not_run_again(single, policy, tmp_path):
     others = [dataclasses.replace(job, seed=job.seed + 1) for job in JOBS]
     with pytest.raises(ConfigError, match="another task or seed"):
         run_rollouts(policy, make, others, Settings(run))
+    (episode_folder(run, 2) / OUTCOME).write_text('{"seed": 11}')
+    with pytest.raises(ConfigError, match=r"outcome of episode 2 lacks max_reward, .*task_group"):
+        run_rollouts(policy, make, JOBS, Settings(run))
 
 
 def test_a_failing_environment_costs_its_episode_only(single, policy, tmp_path):

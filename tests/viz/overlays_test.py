@@ -55,6 +55,18 @@ def test_a_panel_turned_against_the_model_turns_its_map(model, shown, place):
     assert white(frame[:, 56:]) == [place] and white(frame[:, :56]) == [(0, 0)]
 
 
+def test_small_videos_are_enlarged_until_their_title_can_be_read():
+    assert [overlays.enlargement(width) for width in (112, 128, 359, 360, 512)] == [4, 3, 2, 1, 1]
+    frames = np.random.default_rng(0).integers(0, 99, (1, 56, 112, 3), np.uint8)
+    shown = next(overlays.on_video(frames, MAPS, LOOK, env_step=(0, 5), info={}, enlarge=4))
+    assert shown.shape == (40 + 4 * 56, 4 * 112, 3) and shown[:40, -4:].min() == 255
+    # The middles of patches of 4 * 14 pixels.
+    assert white(shown[40:, : 4 * 56][2::4, 2::4]) == [(0, 0)]
+    assert white(shown[40:, 4 * 56 :][2::4, 2::4]) == [(1, 0)]
+    bare = next(overlays.on_video(frames, MAPS, LOOK, env_step=(9, 10), info={}, enlarge=4))
+    np.testing.assert_array_equal(bare[40::4, ::4], frames[0])
+
+
 def test_panels_from_the_metadata():
     info = {"video": {"panels": {"wrist": [0, 0, 56, 56]}}}
     frame = next(overlays.on_video(video(), MAPS, LOOK, env_step=(0, 5), info=info))[40:]

@@ -85,6 +85,10 @@ def test_unknown_names():
         LiberoEnv("kitchen")
     with pytest.raises(ConfigError, match="tasks 0 to 9"):
         LiberoEnv("libero_object", (10,))
+    with pytest.raises(ConfigError, match="names a task twice"):
+        LiberoEnv("libero_object", (3, 3))
+    own, longer = LiberoEnv("libero_object"), LiberoEnv("libero_object", max_steps=400)
+    assert (own.max_steps, longer.max_steps) == (280, 400)
 
 
 if __name__ == "__main__":
