@@ -138,12 +138,13 @@ def write_run(
     attention=True,
     seen=masks,
     picture=(32, 32),
+    steps=STEPS,
 ):
     """Writes one episode of a run; returns its folder."""
     rng = np.random.default_rng([seed, number])
     if attention:
         with RecordWriter(run, number, codec="float32") as writer:
-            for step in STEPS:
+            for step in steps:
                 made = records(
                     share,
                     rng,
@@ -159,7 +160,7 @@ def write_run(
         actions = rng.normal(size=(len(STEPS), HORIZON, 4))
     episode = Episode(
         info={"prompt": "find the red cube", "success": success} | (info or {}),
-        env_step=np.array(STEPS),
+        env_step=np.array(steps),
         images={"front": images, "wrist": images},
         objects=objects,
         roles=dict(zip(objects, ("target", "distractor"), strict=True)) if objects else {},
