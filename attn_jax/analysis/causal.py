@@ -267,9 +267,10 @@ def _turned_maps(
     now = joined_maps(other, options, like=base)
     moved = shift.shift_metrics(turned, now, box=base.box, names=("centroid_shift_px",))
     high = [fidelity.top_patches(maps) for maps in (turned, now)]
+    mass = turned.sum((-2, -1)) * now.sum((-2, -1))  # 0 or NaN: one of them has no top patches
     both, either = (high[0] & high[1]).sum((-2, -1)), (high[0] | high[1]).sum((-2, -1))
     side = base.box[2] / base.grid[0]
     return {
-        "topk_iou": both / either,
+        "topk_iou": np.where(mass > 0, both / either, np.nan),
         "centroid_shift_patches": moved["centroid_shift_px"] / side,
     }

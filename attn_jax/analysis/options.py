@@ -37,7 +37,8 @@ class Options:
         `max`, `focused:3`, `count:0.9`, ... but not `each`.
       sinks: `keep`, or `remove`: sink patches (`sinks.sink_patches`, of each run by itself) and
         letterbox bars are taken out of every map, which is renormalised over what is left of its
-        camera. What measures sinks (`layers`) and single rows (`h3`) keeps them.
+        camera. What measures sinks (`layers`), single rows (`h3`) and the mass of a camera keeps
+        them.
       tau: threshold of the IoU, a share of the largest value.
       top_share: k of top-k measures, a share of the patches.
       keep_unmatched: whether fidelity counts calls whose control has another shape than the high
@@ -109,7 +110,11 @@ def maps_of(source: Source, stream: str, query: str, camera: str, options: Optio
     Raises:
       RecordError, LayoutError: as `camera_maps`.
     """
-    maps = camera_maps(source, stream, query, camera)
+    return cleaned(source, camera, camera_maps(source, stream, query, camera), options)
+
+
+def cleaned(source: Source, camera: str, maps: CameraMaps, options: Options) -> CameraMaps:
+    """Maps as they were recorded, or without sinks where `options` say so."""
     return maps if options.sinks == KEEP else without_sinks(source, camera, maps)
 
 

@@ -140,6 +140,21 @@ def test_a_set_that_is_there_twice_is_named(tmp_path):
         hypotheses.run(study_of(tmp_path), "h1", Options())
 
 
+def test_a_turned_map_without_mass_has_no_top_patches(tmp_path):
+    def blind(made):
+        values = np.array(made["prefix"].values)
+        values[..., 16:32] = 0  # the wrist camera
+        return {"prefix": dataclasses.replace(made["prefix"], values=values)}
+
+    runs.write_run(tmp_path, extra=blind)
+    info = {"rotation": {"degrees": 180, "camera": ["wrist", "front"]}}
+    runs.write_run(tmp_path / "variants" / "turned", info=info, extra=blind)
+    table = hypotheses.run(study_of(tmp_path), "rotation", Options(streams=("prefix:text",)))
+    found = table[table.metric == "topk_iou"]
+    assert found.value[found.camera == "wrist"].isna().all()
+    assert found.value[found.camera == "front"].notna().all()
+
+
 def test_a_turned_run_of_other_layers_is_named(tmp_path):
     runs.write_run(tmp_path)
     info = {"rotation": {"degrees": 180, "camera": "wrist"}}
