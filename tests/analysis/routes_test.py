@@ -63,17 +63,6 @@ def test_gaps_between_layers_are_an_error(tmp_path):
         hypotheses.run(study_of(tmp_path / "less"), "rollout", Options())
 
 
-def part(record, **groups):
-    """What a capture with only these `queries` or `keys` keeps."""
-    layout = record.layout.restrict(**groups)
-    rows, columns = (
-        np.searchsorted(record.layout.axis_tokens(axis), layout.axis_tokens(axis))
-        for axis in ("query", "key")
-    )
-    values = np.asarray(record.values)[..., rows[:, None], columns]
-    return dataclasses.replace(record, values=values, layout=layout, complete_rows=False)
-
-
 @pytest.mark.parametrize(
     ("stream", "groups"),
     [("prefix", {"queries": "text"}), ("suffix", {"keys": ("image/*", "action")})],
@@ -85,7 +74,7 @@ def test_a_part_of_the_tokens_is_not_enough(tmp_path, name, stream, groups):
     def less(made):
         made = edges(made) if name == "relevance" else dict(made)
         place = next(key for key in made if key.startswith(stream))
-        return made | {place: part(made[place], **groups)}
+        return made | {place: runs.part(made[place], **groups)}
 
     runs.write_run(tmp_path, layers=ALL, extra=less)
     with pytest.raises(

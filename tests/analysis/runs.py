@@ -1,5 +1,7 @@
 """Small recorded runs with planted attention, for tests of hypotheses and their launchers."""
 
+import dataclasses
+
 import numpy as np
 
 from attn_jax.analysis import shift, studies
@@ -85,6 +87,17 @@ def records(share, rng, *, drift=0.0, denoise=DENOISE, denoise_drift=0.0, layers
         "prefix": AttentionRecord("prefix", prefix, PREFIX, layers, HEADS),
         "suffix": AttentionRecord("suffix", suffix, SUFFIX, layers, HEADS, denoise=denoise),
     }
+
+
+def part(record, **groups):
+    """What a capture with only these `queries` or `keys` keeps."""
+    layout = record.layout.restrict(**groups)
+    rows, columns = (
+        np.searchsorted(record.layout.axis_tokens(axis), layout.axis_tokens(axis))
+        for axis in ("query", "key")
+    )
+    values = np.asarray(record.values)[..., rows[:, None], columns]
+    return dataclasses.replace(record, values=values, layout=layout, complete_rows=False)
 
 
 def reduced(made):
