@@ -42,12 +42,14 @@ DONE, ROWS = "done.json", "rows.parquet"
 #: Of what is written for an episode; a larger one makes every episode be analysed again.
 SCHEMA_VERSION = 1
 ERROR, SKIP = "error", "skip"
-#: What code that is wrong raises. It is reported when the other episodes are done.
+#: What code that is wrong raises, or an episode too large for memory. It is reported when the other
+#: episodes are done.
 _DEFECTS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
     LookupError,
+    MemoryError,
     OSError,
     RuntimeError,
     TypeError,

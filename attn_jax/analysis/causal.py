@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from attn_jax.analysis import fidelity, overlap, shift, tables
-from attn_jax.analysis.options import Options, joined_maps, maps_of
+from attn_jax.analysis.options import Options, actions_like, check_alike, joined_maps, maps_of
 from attn_jax.analysis.studies import CameraMaps, Source, Study
 from attn_jax.core.errors import MissingInputError, RecordError
 from attn_jax.core.typing import Float, NumpyArray
@@ -39,8 +39,8 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
 
     Raises:
       MissingInputError: no occlusion runs, or runs without actions.
-      RecordError: an `intervention` that lacks a field, a set without its partner, or chunks of
-        another shape.
+      RecordError: an `intervention` that lacks a field, a set without its partner or there twice,
+        or actions of other calls or another shape.
     """
     runs = {k: v for k, v in study.variants.items() if "intervention" in v.episode.info}
     if not runs:
@@ -49,7 +49,7 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             where=study.name,
             fix="Write them to variants/ with `intervention` in their info (docs/analysis.md)",
         )
-    base = _actions(study.base, study.base)
+    base = actions_like(study.base, study.base)
     variance = study.units() ** 2
     cases: dict[tuple[str, int, str, str], dict[str, dict[str, Source]]] = {}
     for key, source in runs.items():
@@ -59,7 +59,10 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             noise, which = str(facts.get("noise") or ""), str(facts["set"])
         except (KeyError, TypeError, ValueError) as error:
             raise RecordError(f"`intervention` lacks {error}", where=key) from error
-        cases.setdefault(case, {}).setdefault(noise, {})[which] = source
+        if cases.setdefault(case, {}).setdefault(noise, {}).setdefault(which, source) is not source:
+            raise RecordError(
+                f"a second {which} run of {case}, noise {noise or 'base'!r}", where=key
+            )
     noises = sorted({noise for case in cases.values() for noise in case})
     clean = {noise: _clean(study, noise) for noise in noises}
     steps = np.asarray(study.base.episode.env_step)
@@ -73,7 +76,7 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 )
         whole = np.stack([clean[noise] for noise in by_noise])
         high, control = (
-            np.stack([_actions(pair[which], study.base) for pair in by_noise.values()])
+            np.stack([actions_like(pair[which], study.base) for pair in by_noise.values()])
             for which in ("high", "control")
         )
         matched = np.stack([_matched(pair["control"], len(base)) for pair in by_noise.values()])
@@ -94,24 +97,9 @@ def fidelity_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             variant=fill,
             kind=kind,
         )
-    others = [_actions(source, study.base) for source in study.of_kind("noise").values()]
+    others = [actions_like(source, study.base) for source in study.of_kind("noise").values()]
     floor = fidelity.null_floor(np.stack([base, *others]), variance)
     yield tables.tidy(floor, {"env_step": steps}, metric="null_floor", kind="noise")
-
-
-def _actions(source: Source, base: Source) -> NumpyArray:
-    """(call, H, A) float64, comparable with those of the base."""
-    actions, wanted = source.episode.actions, base.episode.actions
-    if actions is None or wanted is None:
-        which = source if actions is None else base
-        raise MissingInputError("the run has no predicted actions", where=which.key or "base")
-    if actions.shape != wanted.shape:
-        raise RecordError(
-            f"actions of shape {actions.shape}, those of the base are {wanted.shape}",
-            where=source.key,
-            fix="Run all variants of an episode with the same checkpoint, or remove this one",
-        )
-    return actions.astype(np.float64)
 
 
 def _matched(control: Source, calls: int) -> Float[NumpyArray, "call"]:
@@ -126,10 +114,10 @@ def _matched(control: Source, calls: int) -> Float[NumpyArray, "call"]:
 
 def _clean(study: Study, noise: str) -> NumpyArray:
     if not noise:
-        return _actions(study.base, study.base)
+        return actions_like(study.base, study.base)
     if noise not in study.variants:
         raise RecordError(f"no run {noise!r} with nothing hidden", where=study.name)
-    return _actions(study.variants[noise], study.base)
+    return actions_like(study.variants[noise], study.base)
 
 
 def answer_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
@@ -211,7 +199,7 @@ def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
 
     Raises:
       MissingInputError: no turned runs.
-      RecordError: an angle that is no quarter turn, no cameras, or maps of another shape.
+      RecordError: an angle that is no quarter turn, no cameras, or maps that do not fit.
     """
     runs = {k: v for k, v in study.variants.items() if "rotation" in v.episode.info}
     if not runs:
@@ -227,12 +215,7 @@ def rotation_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 labels = {"variant": key, "kind": "rotation", "query": query, "camera": camera}
                 base = maps_of(study.base, stream, query, camera, options)
                 other = maps_of(source, stream, query, camera, options)
-                if other.values.shape != base.values.shape:
-                    raise RecordError(
-                        f"maps of shape {other.values.shape}, those of the base are"
-                        f" {base.values.shape}",
-                        where=key,
-                    )
+                check_alike(other, base, key)
                 moved = _turned_maps(base, other, degrees, options)
                 axes = {"env_step": base.env_step, "layer": base.layers}
                 yield tables.tidy(
@@ -284,9 +267,10 @@ def _turned_maps(
     now = joined_maps(other, options, like=base)
     moved = shift.shift_metrics(turned, now, box=base.box, names=("centroid_shift_px",))
     high = [fidelity.top_patches(maps) for maps in (turned, now)]
+    mass = turned.sum((-2, -1)) * now.sum((-2, -1))  # 0 or NaN: one of them has no top patches
     both, either = (high[0] & high[1]).sum((-2, -1)), (high[0] | high[1]).sum((-2, -1))
     side = base.box[2] / base.grid[0]
     return {
-        "topk_iou": both / either,
+        "topk_iou": np.where(mass > 0, both / either, np.nan),
         "centroid_shift_patches": moved["centroid_shift_px"] / side,
     }

@@ -16,13 +16,20 @@ from attn_jax.analysis import focus, overlap, tables, temporal
 from attn_jax.analysis.options import (
     Options,
     chosen_cameras,
+    cleaned,
     content_of,
     joined_maps,
-    maps_of,
     with_masks,
     with_roles,
 )
-from attn_jax.analysis.studies import Source, Study, camera_group, capture_fix, recorded
+from attn_jax.analysis.studies import (
+    Source,
+    Study,
+    camera_group,
+    camera_maps,
+    capture_fix,
+    recorded,
+)
 from attn_jax.core.errors import MissingInputError
 from attn_jax.core.typing import Float, Int, NumpyArray
 
@@ -32,7 +39,8 @@ def objects(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     source = study.base
     for stream, query in options.pairs():
         for camera in with_masks(source, options):
-            maps = maps_of(source, stream, query, camera, options)
+            whole = camera_maps(source, stream, query, camera)
+            maps = cleaned(source, camera, whole, options)
             mean = joined_maps(maps, options)
             coverage = source.coverage(camera, maps.grid, maps.target)
             content = content_of(source, camera, maps)
@@ -58,9 +66,11 @@ def objects(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 source,
             )
             yield _visible(source, camera, coverage, maps.env_step)
+            # Of what was recorded: a map without its sinks is renormalised, and has mass 1.
+            recorded_mean = joined_maps(whole, options, like=maps)
             masses = {
-                "bar_mass": overlap.bar_mass(mean, content),
-                "camera_mass": mean.sum((-2, -1)),
+                "bar_mass": overlap.bar_mass(recorded_mean, content),
+                "camera_mass": recorded_mean.sum((-2, -1)),
             }
             yield tables.tidy(
                 np.stack(list(masses.values())), {"metric": list(masses), **axes}, **labels
@@ -149,7 +159,8 @@ def head_focus(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     source = study.base
     for stream, query in options.pairs():
         for camera in chosen_cameras(source, options):
-            maps = maps_of(source, stream, query, camera, options)
+            whole = camera_maps(source, stream, query, camera)
+            maps = cleaned(source, camera, whole, options)
             values = maps.joined(options.denoise)
             flat = values.reshape(*values.shape[:3], -1)
             k = max(1, round(options.top_share * flat.shape[-1]))
@@ -159,7 +170,7 @@ def head_focus(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 "gini": focus.gini(flat),
                 "topk_mass": focus.top_k_mass(flat, k),
                 "max": focus.normalised(flat).max(-1),
-                "mass": flat.sum(-1),
+                "mass": whole.joined(options.denoise).sum((-2, -1)),
             }
             labels = {"query": query, "camera": camera}
             axes = {"layer": maps.layers, "head": maps.head_labels}

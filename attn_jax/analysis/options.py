@@ -10,12 +10,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
 from attn_jax.analysis import overlap, reduce, sinks
 from attn_jax.analysis.studies import CameraMaps, Source, camera_maps, cameras_of
-from attn_jax.core.errors import ConfigError
+from attn_jax.core.errors import ConfigError, MissingInputError, RecordError
 from attn_jax.core.typing import Float, NumpyArray
+
+_ALIKE = ("env_step", "layers", "heads", "denoise", "grid")
+_SAME_RUN = "Run all variants with the same checkpoint and --capture, or remove this one"
 
 DENOISE = ("mean", "first", "last")
 KEEP, REMOVE = "keep", "remove"
@@ -33,7 +37,8 @@ class Options:
         `max`, `focused:3`, `count:0.9`, ... but not `each`.
       sinks: `keep`, or `remove`: sink patches (`sinks.sink_patches`, of each run by itself) and
         letterbox bars are taken out of every map, which is renormalised over what is left of its
-        camera. What measures sinks (`layers`) and single rows (`h3`) keeps them.
+        camera. What measures sinks (`layers`), single rows (`h3`) and the mass of a camera keeps
+        them.
       tau: threshold of the IoU, a share of the largest value.
       top_share: k of top-k measures, a share of the patches.
       keep_unmatched: whether fidelity counts calls whose control has another shape than the high
@@ -105,7 +110,11 @@ def maps_of(source: Source, stream: str, query: str, camera: str, options: Optio
     Raises:
       RecordError, LayoutError: as `camera_maps`.
     """
-    maps = camera_maps(source, stream, query, camera)
+    return cleaned(source, camera, camera_maps(source, stream, query, camera), options)
+
+
+def cleaned(source: Source, camera: str, maps: CameraMaps, options: Options) -> CameraMaps:
+    """Maps as they were recorded, or without sinks where `options` say so."""
     return maps if options.sinks == KEEP else without_sinks(source, camera, maps)
 
 
@@ -139,6 +148,46 @@ def joined_maps(
         entropy = reduce.map_entropy(other.reshape(len(other), layers, heads, 1, -1))
         focused = reduce.focused_heads(entropy, int(reduce.head_reduction(options.heads)[1]))
     return reduce.join_heads(rows, options.heads, focused).reshape(calls, layers, *maps.grid)
+
+
+def check_alike(maps: CameraMaps, base: CameraMaps, key: str) -> None:
+    """Refuses maps of a variant that differ from those of the base in what their positions mean.
+
+    Layer 4 set against layer 5 would give numbers of the right shape.
+
+    Raises:
+      RecordError: names the axis.
+    """
+    for name in _ALIKE:
+        found, wanted = (np.asarray(getattr(one, name)).tolist() for one in (maps, base))
+        if found != wanted:
+            raise RecordError(
+                f"{name} {found} were recorded, {wanted} of the base", where=key, fix=_SAME_RUN
+            )
+
+
+def actions_like(source: Source, base: Source) -> Float[NumpyArray, "call H A"]:
+    """Predicted actions of a run, float64, at the calls of the base and of its shape.
+
+    Raises:
+      MissingInputError: one of the two has none.
+      RecordError: they are of other calls or of another shape.
+    """
+    actions, wanted = source.episode.actions, base.episode.actions
+    if actions is None or wanted is None:
+        which = source if actions is None else base
+        raise MissingInputError("the run has no predicted actions", where=which.key or "base")
+    if actions.shape != wanted.shape:
+        raise RecordError(
+            f"actions of shape {actions.shape}, those of the base are {wanted.shape}",
+            where=source.key,
+            fix=_SAME_RUN,
+        )
+    if not np.array_equal(source.episode.env_step, base.episode.env_step):
+        raise RecordError(
+            "actions at other steps than those of the base", where=source.key, fix=_SAME_RUN
+        )
+    return actions.astype(np.float64)
 
 
 def content_of(source: Source, camera: str, maps: CameraMaps) -> Float[NumpyArray, "gh gw"]:

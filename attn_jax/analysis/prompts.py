@@ -16,6 +16,8 @@ import pandas as pd
 from attn_jax.analysis import focus, overlap, shift, tables, words
 from attn_jax.analysis.options import (
     Options,
+    actions_like,
+    check_alike,
     chosen_cameras,
     joined_maps,
     maps_of,
@@ -23,7 +25,7 @@ from attn_jax.analysis.options import (
     with_roles,
 )
 from attn_jax.analysis.studies import Study, capture_fix
-from attn_jax.core.errors import MissingInputError, RecordError
+from attn_jax.core.errors import MissingInputError
 from attn_jax.core.typing import NumpyArray
 
 #: Measures of H2.1 that are given for the first call too.
@@ -35,6 +37,10 @@ def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
 
     Some measures also come as `<name>_first`, of the first call alone: where a prompt decides which
     way to go, that is when it does, and in the frames that follow there is nothing left to decide.
+
+    Raises:
+      MissingInputError: no such variant, or maps that were not recorded.
+      RecordError: a variant of other calls, layers, heads or steps than the base.
     """
     base = study.base
     variants = study.of_kind("noise", "paraphrase", "counterfactual", "negation", "empty")
@@ -51,8 +57,7 @@ def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             labels = {"query": query, "camera": camera}
             for key, other in variants.items():
                 changed = maps_of(other, stream, query, camera, options)
-                if not np.array_equal(changed.env_step, maps.env_step):
-                    raise RecordError("recorded at other steps than the base", where=key)
+                check_alike(changed, maps, key)
                 now = joined_maps(changed, options, like=maps)
                 found = shift.shift_metrics(mean, now, box=maps.box)
                 axes = {"env_step": maps.env_step, "layer": maps.layers}
@@ -61,12 +66,12 @@ def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
                 found = shift.shift_metrics(mean[:-1], mean[1:], box=maps.box)
                 axes = {"env_step": maps.env_step[:-1], "layer": maps.layers}
                 yield from _with_first(found, axes, variant="next_frame", kind="frame", **labels)
-    actions = base.episode.actions
-    if actions is not None:
+    if base.episode.actions is not None:
+        actions = actions_like(base, base)
         std = study.units()
         for key, other in variants.items():
             if other.episode.actions is not None:
-                norm, dimensions = shift.action_delta(actions, other.episode.actions, std)
+                norm, dimensions = shift.action_delta(actions, actions_like(other, base), std)
                 axes = {"env_step": base.episode.env_step}
                 yield from _with_first({"action_l2_std": norm}, axes, variant=key, kind=other.kind)
                 yield tables.tidy(

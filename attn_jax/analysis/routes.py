@@ -35,7 +35,8 @@ def rollout_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     `rollout:<group>` sums to 1 over the groups, `flow:<group>` does not.
 
     Raises:
-      MissingInputError: no whole maps of prefix and suffix, or not of every layer up to the last.
+      MissingInputError: no whole maps of prefix and suffix, or not of every layer up to the last
+        and of every token.
     """
     source = study.base
     prefix, suffix = (source.record([f"{n}.head_mean", n]) for n in ("prefix", "suffix"))
@@ -43,7 +44,7 @@ def rollout_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     if prefix is None or suffix is None:
         raise MissingInputError("no whole maps of prefix and suffix", where=study.name, fix=fix)
     for record in (prefix, suffix):
-        _check_layers(record, study, fix, suffix.layers)
+        _check_whole(record, study, fix, suffix.layers)
     flows, shares, layouts = [], [], []
     for number in range(suffix.shape[0]):
         one, two = prefix.call(number), suffix.call(number)
@@ -75,16 +76,23 @@ def relevance_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     tokens are made of is followed where the run has `prefix.relevance` too.
 
     Raises:
-      MissingInputError: no record `suffix.relevance`, or not of every layer up to the last.
+      MissingInputError: no record `suffix.relevance`, or not of every layer and denoising step up
+        to the last and of every token.
     """
     source = study.base
     suffix, prefix = (source.record([f"{name}.relevance"]) for name in ("suffix", "prefix"))
     fix = "Write it with probe.relevance and layers=all (docs/interventions.md)"
     if suffix is None:
         raise MissingInputError("no record 'suffix.relevance'", where=study.name, fix=fix)
-    _check_layers(suffix, study, fix, suffix.layers)
+    _check_whole(suffix, study, fix, suffix.layers)
+    if suffix.denoise != tuple(range(len(suffix.denoise))):
+        raise MissingInputError(
+            f"'suffix' has denoising steps {list(suffix.denoise)}, not all from 0",
+            where=study.name,
+            fix=fix,
+        )
     if prefix is not None:
-        _check_layers(prefix, study, fix, suffix.layers)
+        _check_whole(prefix, study, fix, suffix.layers)
     shares, layouts = [], []
     for number in range(suffix.shape[0]):
         inputs = None
@@ -102,14 +110,18 @@ def _place(denoise: str) -> int:
     return 0 if denoise == "first" else -1
 
 
-def _check_layers(record: AttentionRecord, study: Study, fix: str, layers: tuple[int, ...]) -> None:
+def _check_whole(record: AttentionRecord, study: Study, fix: str, layers: tuple[int, ...]) -> None:
     """Gaps would be bridged in silence; a missing last layer cannot be told from here."""
+    problem = ""
     if record.layers != layers or layers != tuple(range(len(layers))):
-        raise MissingInputError(
-            f"{record.stream!r} has layers {list(record.layers)}, not all from 0 as in the suffix",
-            where=study.name,
-            fix=fix,
-        )
+        problem = f"has layers {list(record.layers)}, not all from 0 as in the suffix"
+    layout = record.layout
+    every = [*range(layout.length)]
+    rows = layout.tokens(ACTION).tolist() if record.stream == "suffix" else every
+    if layout.axis_tokens("query").tolist() != rows or layout.axis_tokens("key").tolist() != every:
+        problem = "keeps a part of the tokens"
+    if problem:
+        raise MissingInputError(f"{record.stream!r} {problem}", where=study.name, fix=fix)
 
 
 def _groups(layout: TokenLayout) -> list[str]:

@@ -89,12 +89,24 @@ def _flat(x: Sample) -> bool:
     return bool(np.ptp(x) <= 1e-12 * np.abs(x).max())
 
 
-def _problem(*samples: Sample) -> str:
+def _few(*samples: Sample) -> str:
     if min(len(x) for x in samples) < 2:
         return "fewer than 2 episodes" + (" in a group" if len(samples) > 1 else "")
-    if all(_flat(x) for x in samples):
-        return "no spread"
     return ""
+
+
+def _problem(*samples: Sample) -> str:
+    """Why nothing that divides by the spread within the groups is defined; empty if it is."""
+    return _few(*samples) or ("no spread" if all(_flat(x) for x in samples) else "")
+
+
+def _rank_problem(*samples: Sample) -> str:
+    """The same of ranks and permutations, which groups without spread have: see a perfect score.
+
+    They need values that differ between groups or, of one sample, from 0.
+    """
+    values = np.concatenate(samples if len(samples) > 1 else (*samples, np.zeros(1)))
+    return _few(*samples) or ("no spread" if _flat(values) else "")
 
 
 @contextlib.contextmanager
@@ -111,22 +123,33 @@ def _checked(alternative: str) -> None:
 
 
 def _two(
-    name: str, x: Sample, y: Sample, alternative: str, run: Callable[[Sample, Sample], tuple]
+    name: str,
+    x: Sample,
+    y: Sample,
+    alternative: str,
+    run: Callable[[Sample, Sample], tuple],
+    problem: Callable[..., str] = _rank_problem,
 ) -> Result:
     _checked(alternative)
     x, y = finite(x), finite(y)
     n = (len(x), len(y))
-    if reason := _problem(x, y):
+    if reason := problem(x, y):
         return Result(name, n, np.nan, np.nan, alternative, reason)
     with _one_flat_group():
         statistic, p = run(x, y)
     return Result(name, n, float(statistic), float(p), alternative)
 
 
-def _one(name: str, x: Sample, alternative: str, run: Callable[[Sample], tuple]) -> Result:
+def _one(
+    name: str,
+    x: Sample,
+    alternative: str,
+    run: Callable[[Sample], tuple],
+    problem: Callable[..., str] = _rank_problem,
+) -> Result:
     _checked(alternative)
     x = finite(x)
-    if reason := _problem(x):
+    if reason := problem(x):
         return Result(name, (len(x),), np.nan, np.nan, alternative, reason)
     statistic, p = run(x)
     return Result(name, (len(x),), float(statistic), float(p), alternative)
@@ -139,7 +162,7 @@ def welch(x: Sample, y: Sample, alternative: str = "two-sided") -> Result:
         found: Any = scipy.stats.ttest_ind(x, y, equal_var=False, alternative=alternative)
         return found.statistic, found.pvalue
 
-    return _two("welch", x, y, alternative, run)
+    return _two("welch", x, y, alternative, run, _problem)
 
 
 def mann_whitney(x: Sample, y: Sample, alternative: str = "two-sided") -> Result:
@@ -199,7 +222,7 @@ def paired_t(difference: Sample, alternative: str = "two-sided") -> Result:
         found: Any = scipy.stats.ttest_1samp(x, 0.0, alternative=alternative)
         return found.statistic, found.pvalue
 
-    return _one("paired_t", difference, alternative, run)
+    return _one("paired_t", difference, alternative, run, _problem)
 
 
 def wilcoxon(difference: Sample, alternative: str = "two-sided") -> Result:

@@ -14,13 +14,30 @@ import pandas as pd
 
 from attn_jax.analysis import cameras, overlap, shift, sinks, tables
 from attn_jax.analysis.options import Options, chosen_cameras, content_of, joined_maps
-from attn_jax.analysis.studies import Study, camera_maps, group_masses, mass_records
+from attn_jax.analysis.studies import (
+    Study,
+    camera_maps,
+    capture_fix,
+    group_masses,
+    mass_records,
+)
+from attn_jax.core.errors import MissingInputError
 
 
 def group_budget(study: Study, options: Options) -> Iterator[pd.DataFrame]:
-    """Mass per token group, and of all vision and language together."""
+    """Mass per token group, and of all vision and language together.
+
+    Raises:
+      MissingInputError: no masses, or of a part of the groups, which are no budget.
+    """
     for stream, query in options.pairs():
         found = group_masses(study.base, stream, query)
+        if not found.complete:
+            raise MissingInputError(
+                f"of stream {stream!r} only {', '.join(found.names)} were recorded",
+                where=study.name,
+                fix=capture_fix(stream, "group_mass", query),
+            )
         values = found.values.mean(3)  # over heads
         sums = {
             f"mass:{name}": values[..., place].mean(1) for place, name in enumerate(found.names)

@@ -374,6 +374,7 @@ class GroupMasses:
       values: (call, denoise, layer, head, group) float64.
       env_step: environment step of every call.
       layers, heads: numbers on those axes.
+      complete: whether all mass of a row is on these groups.
     """
 
     names: tuple[str, ...]
@@ -381,6 +382,7 @@ class GroupMasses:
     env_step: NumpyArray
     layers: tuple[int, ...]
     heads: tuple[int, ...]
+    complete: bool
 
 
 def mass_records(stream: str) -> tuple[str, ...]:
@@ -389,7 +391,7 @@ def mass_records(stream: str) -> tuple[str, ...]:
 
 
 def group_masses(source: Source, stream: str, query: str) -> GroupMasses:
-    """Shares of every covering key group, from `group_mass` or whole maps.
+    """Shares of every covering key group that was recorded, from `group_mass` or whole maps.
 
     Groups whose tokens differ from call to call are counted in each call by its own layout.
 
@@ -405,7 +407,7 @@ def group_masses(source: Source, stream: str, query: str) -> GroupMasses:
         )
     calls = [call_of(record, number) for number in range(record.shape[0])]
     names = record.key_names or tuple(
-        dict.fromkeys(group.name for call in calls for group in call.layout.groups if group.indices)
+        dict.fromkeys(name for call in calls for name in _recorded_groups(call.layout))
     )
     values = np.zeros((len(calls), *record.shape[1:4], len(names)))
     for number, call in enumerate(calls):
@@ -413,4 +415,11 @@ def group_masses(source: Source, stream: str, query: str) -> GroupMasses:
         with recorded(stream, query, "group_mass"):
             found = flowmaps.group_mass(call, here, query=query)[0]
         values[number][..., [names.index(n) for n in here]] = found
-    return GroupMasses(names, values, source.steps(), record.layers, record.heads)
+    complete = record.complete_rows or bool((values.sum(-1) > 1 - 1e-2).all())
+    return GroupMasses(names, values, source.steps(), record.layers, record.heads, complete)
+
+
+def _recorded_groups(layout: TokenLayout) -> list[str]:
+    """Groups of which the key axis has tokens."""
+    kept = set(layout.axis_tokens("key").tolist())
+    return [group.name for group in layout.groups if kept & set(group.indices)]

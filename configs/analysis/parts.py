@@ -99,6 +99,7 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "answers_are_right": {
             "metrics": ("correct",),
             "test": "above",
+            "primary": "sign_flip",  # a t test has no answer where every answer is right
             "reference": 0.5,
             "alternative": "greater",
             "by": ("metric", "variant"),

@@ -132,6 +132,37 @@ def test_incomplete_occlusions_are_named(tmp_path):
         hypotheses.run(study_of(tmp_path), "h1", Options())
 
 
+def test_a_set_that_is_there_twice_is_named(tmp_path):
+    runs.write_run(tmp_path)
+    for key in ("high_0", "high_of_another_share"):
+        occluded(tmp_path, key, "high", np.zeros(SHAPE))
+    with pytest.raises(RecordError, match="high_of_another_share: a second high run of"):
+        hypotheses.run(study_of(tmp_path), "h1", Options())
+
+
+def test_a_turned_map_without_mass_has_no_top_patches(tmp_path):
+    def blind(made):
+        values = np.array(made["prefix"].values)
+        values[..., 16:32] = 0  # the wrist camera
+        return {"prefix": dataclasses.replace(made["prefix"], values=values)}
+
+    runs.write_run(tmp_path, extra=blind)
+    info = {"rotation": {"degrees": 180, "camera": ["wrist", "front"]}}
+    runs.write_run(tmp_path / "variants" / "turned", info=info, extra=blind)
+    table = hypotheses.run(study_of(tmp_path), "rotation", Options(streams=("prefix:text",)))
+    found = table[table.metric == "topk_iou"]
+    assert found.value[found.camera == "wrist"].isna().all()
+    assert found.value[found.camera == "front"].notna().all()
+
+
+def test_a_turned_run_of_other_layers_is_named(tmp_path):
+    runs.write_run(tmp_path)
+    info = {"rotation": {"degrees": 180, "camera": "wrist"}}
+    runs.write_run(tmp_path / "variants" / "turned", info=info, layers=(2, 4))
+    with pytest.raises(RecordError, match=r"turned: layers \[2, 4\] were recorded"):
+        hypotheses.run(study_of(tmp_path), "rotation", Options())
+
+
 def test_actions_of_another_shape_are_named(tmp_path):
     runs.write_run(tmp_path)
     occluded(tmp_path, "high_0", "high", np.zeros((3, 2, 4)))

@@ -100,6 +100,20 @@ def test_frames_that_do_not_show_an_object_do_not_count(tmp_path):
     assert curve == pytest.approx(0.6 * 0.25, rel=0.01)
 
 
+def test_masses_are_those_recorded_where_sinks_are_removed(tmp_path):
+    """The ranking of heads leaves out those that hardly look at a camera, by `mass`."""
+    runs.write_run(tmp_path, picture=(16, 32), seen=lambda: runs.masks()[:, :, 8:24])
+    study = study_of(tmp_path)
+    for name, metrics in (("h4", ["mass"]), ("h1_1", ["camera_mass", "bar_mass"])):
+        kept, removed = (hypotheses.run(study, name, Options(sinks=s)) for s in ("keep", "remove"))
+        for metric in metrics:
+            found = value(removed, metric=metric)
+            assert found == pytest.approx(value(kept, metric=metric)) and 0 < found < 0.3
+    assert value(removed, metric="overlap", object="red_cube") != pytest.approx(
+        value(kept, metric="overlap", object="red_cube"), rel=0.1
+    )
+
+
 def test_heads_have_focus_and_lift(study):
     table = hypotheses.run(study, "h4", Options(streams=("prefix:text",)))
     assert set(table["head"]) == {0, 1}

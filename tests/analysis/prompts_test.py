@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from attn_jax.analysis import hypotheses
-from attn_jax.analysis.options import Options
+from attn_jax.analysis.options import Options, actions_like
+from attn_jax.core.errors import RecordError
 from tests import testing
 from tests.analysis import runs
 from tests.analysis.runs import study_of, value
@@ -43,6 +44,32 @@ def test_prompts_move_attention_beyond_the_floors(study):
     frames = table[(table.variant == "ball") & (table.camera == "wrist")]
     every, one = (frames[frames.metric == f"jsd{end}"] for end in ("", "_first"))
     assert one.value.tolist() == every[every.env_step == every.env_step.min()].value.tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"layers": (2, 4)}, r"odd: layers \[2, 4\] were recorded, \[2, 5\] of the base"),
+        ({"denoise": (0, 3)}, r"odd: denoise \[0, 3\] were recorded"),
+        ({"actions": np.zeros((3, 2, 4))}, r"odd: actions of shape \(3, 2, 4\)"),
+    ],
+)
+def test_a_variant_that_cannot_be_compared(tmp_path, changes, said):
+    """Maps of other layers have the same shape and would be compared as if they were the same."""
+    runs.write_run(tmp_path)
+    runs.write_run(tmp_path / "variants" / "odd", info={"method": "custom"}, **changes)
+    with pytest.raises(RecordError, match=said):
+        hypotheses.run(study_of(tmp_path), "h2_1", Options())
+
+
+def test_actions_of_other_calls_are_not_compared(tmp_path):
+    runs.write_run(tmp_path)
+    runs.write_run(
+        tmp_path / "variants" / "late", info={"method": "custom"}, attention=False, steps=(0, 5, 15)
+    )
+    study = study_of(tmp_path)
+    with pytest.raises(RecordError, match="late: actions at other steps than those of the base"):
+        actions_like(study.variants["late"], study.base)
 
 
 def test_words_and_their_objects(study):

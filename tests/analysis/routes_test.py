@@ -7,7 +7,7 @@ import pytest
 
 from attn_jax.analysis import hypotheses, metrics, relevance
 from attn_jax.analysis.options import Options
-from attn_jax.core.errors import RecordError
+from attn_jax.core.errors import MissingInputError, RecordError
 from tests import testing
 from tests.analysis import runs
 from tests.analysis.runs import study_of, value
@@ -61,6 +61,37 @@ def test_gaps_between_layers_are_an_error(tmp_path):
     runs.write_run(tmp_path / "less", only_reduced=True)
     with pytest.raises(RecordError, match="reduce=head_mean"):
         hypotheses.run(study_of(tmp_path / "less"), "rollout", Options())
+
+
+@pytest.mark.parametrize(
+    ("stream", "groups"),
+    [("prefix", {"queries": "text"}), ("suffix", {"keys": ("image/*", "action")})],
+)
+@pytest.mark.parametrize("name", ["rollout", "relevance"])
+def test_a_part_of_the_tokens_is_not_enough(tmp_path, name, stream, groups):
+    """Nor is it damage: a configuration may leave the hypothesis out then."""
+
+    def less(made):
+        made = edges(made) if name == "relevance" else dict(made)
+        place = next(key for key in made if key.startswith(stream))
+        return made | {place: runs.part(made[place], **groups)}
+
+    runs.write_run(tmp_path, layers=ALL, extra=less)
+    with pytest.raises(
+        MissingInputError, match=f"{stream}' keeps a part of the tokens.*layers=all"
+    ):
+        hypotheses.run(study_of(tmp_path), name, Options())
+
+
+def test_relevance_needs_every_denoising_step(tmp_path):
+    def last(made):
+        suffix = edges(made)["suffix.relevance"]
+        values = np.asarray(suffix.values)[:, 1:]
+        return {"suffix.relevance": dataclasses.replace(suffix, values=values, denoise=(1,))}
+
+    runs.write_run(tmp_path, layers=ALL, extra=last)
+    with pytest.raises(MissingInputError, match=r"denoising steps \[1\], not all from 0"):
+        hypotheses.run(study_of(tmp_path), "relevance", Options())
 
 
 def edges(made):

@@ -1,5 +1,7 @@
 """Small recorded runs with planted attention, for tests of hypotheses and their launchers."""
 
+import dataclasses
+
 import numpy as np
 
 from attn_jax.analysis import shift, studies
@@ -87,6 +89,17 @@ def records(share, rng, *, drift=0.0, denoise=DENOISE, denoise_drift=0.0, layers
     }
 
 
+def part(record, **groups):
+    """What a capture with only these `queries` or `keys` keeps."""
+    layout = record.layout.restrict(**groups)
+    rows, columns = (
+        np.searchsorted(record.layout.axis_tokens(axis), layout.axis_tokens(axis))
+        for axis in ("query", "key")
+    )
+    values = np.asarray(record.values)[..., rows[:, None], columns]
+    return dataclasses.replace(record, values=values, layout=layout, complete_rows=False)
+
+
 def reduced(made):
     """The same call as `patch_map` and `group_mass`, as a selection would have kept it."""
     out = {}
@@ -138,12 +151,13 @@ def write_run(
     attention=True,
     seen=masks,
     picture=(32, 32),
+    steps=STEPS,
 ):
     """Writes one episode of a run; returns its folder."""
     rng = np.random.default_rng([seed, number])
     if attention:
         with RecordWriter(run, number, codec="float32") as writer:
-            for step in STEPS:
+            for step in steps:
                 made = records(
                     share,
                     rng,
@@ -159,7 +173,7 @@ def write_run(
         actions = rng.normal(size=(len(STEPS), HORIZON, 4))
     episode = Episode(
         info={"prompt": "find the red cube", "success": success} | (info or {}),
-        env_step=np.array(STEPS),
+        env_step=np.array(steps),
         images={"front": images, "wrist": images},
         objects=objects,
         roles=dict(zip(objects, ("target", "distractor"), strict=True)) if objects else {},

@@ -4,6 +4,7 @@ import pytest
 
 from attn_jax.analysis import hypotheses
 from attn_jax.analysis.options import Options
+from attn_jax.core.errors import MissingInputError
 from tests import testing
 from tests.analysis import runs
 from tests.analysis.runs import study_of, value
@@ -25,6 +26,20 @@ def test_the_budget_sums_to_one(study):
     groups = ("image/front", "image/wrist", "bos", "text", "state", "pad", "action")
     total = sum(value(table, metric=f"mass:{name}") for name in groups)
     assert total == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_part_of_the_keys_has_no_budget(tmp_path):
+    """What was not recorded has no mass of 0."""
+
+    def images(made):
+        return {"suffix": runs.part(made["suffix"], keys="image/*")}
+
+    runs.write_run(tmp_path, extra=images)
+    study = study_of(tmp_path)
+    with pytest.raises(MissingInputError, match=r"only image/front, image/wrist were.*group_mass"):
+        hypotheses.run(study, "budget", Options())
+    layers = hypotheses.run(study, "layers", Options())
+    assert "bos_mass" not in set(layers.metric) and len(layers[layers.metric == "stability"])
 
 
 def test_cameras_share_the_attention_on_pictures(study):

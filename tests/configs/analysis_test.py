@@ -3,9 +3,12 @@
 import importlib
 import pkgutil
 
+import numpy as np
 import pytest
 
 import configs.analysis
+from attn_jax.analysis import tables
+from attn_jax.analysis.aggregate import aggregate
 from attn_jax.analysis.hypotheses import HYPOTHESES
 from configs.analysis import parts
 from launch import app
@@ -34,6 +37,26 @@ def test_every_hypothesis_has_a_configuration_and_families():
     single = [name for name in NAMES if name != "all"]
     made = [importlib.import_module(f"configs.analysis.{n}").get_config() for n in single]
     assert {key for config in made for key in config.hypotheses} == set(HYPOTHESES)
+
+
+def test_a_perfect_score_has_a_p_value():
+    """Of 8 episodes every answer is right: the t test divides by a spread of 0."""
+    config = app.jsonable(parts.make("h2_2").to_dict())
+    family = next(f for f in families_of(config) if f.name == "answers_are_right")
+    rows = [
+        tables.tidy(
+            np.ones(1),
+            {"env_step": [0]},
+            metric="correct",
+            hypothesis="h2_2",
+            variant="question",
+            episode=f"episode_{number}",
+            outcome="success",
+        )
+        for number in range(8)
+    ]
+    (row,) = aggregate(tables.concat(rows), (family,), resamples=999).to_dict("records")
+    assert row["p_holm"] == pytest.approx(1 / 2**8) and row["reason"] == ""
 
 
 def test_all_and_lenient():

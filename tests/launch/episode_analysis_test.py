@@ -174,16 +174,17 @@ def test_a_record_without_a_commit_log_is_damaged(tmp_path):
     assert open_study(tmp_path / "bare", "episode_00000").base.reader is None
 
 
-def test_a_defect_comes_back_with_its_traceback(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError])
+def test_a_defect_comes_back_with_its_traceback(tmp_path, monkeypatch, error):
     def broken(study, options):
-        raise ZeroDivisionError("planted")
+        raise error("planted")
         yield
 
     runs.write_run(tmp_path / "run")
     monkeypatch.setitem(hypotheses.HYPOTHESES, "h1_1", broken)
     work = job(tmp_path / "run", tmp_path / "out")
     done = analyse(work)
-    assert done.problem == "ZeroDivisionError: planted" and not work.is_done()
+    assert done.problem == f"{error.__name__}: planted" and not work.is_done()
     assert "in broken" in done.defect and "Traceback" in done.defect
 
 
