@@ -59,7 +59,12 @@ def build_canvas_report(run: CanvasRun, view: canvas_attention.View | None = Non
             "Where it looks while predicting",
             canvas_attention.blocks(run, findings, view)
             if findings
-            else (Text("Attention was not captured in this evaluation."),),
+            else (
+                Text(
+                    "No whole attention maps were captured in this evaluation; launch.evaluate "
+                    "records them with --capture=all, or reduce=full without a choice of keys."
+                ),
+            ),
         ),
         Section("configuration", "Configuration", (Definitions(tuple(_flat(run.config))),)),
         Section("provenance", "Provenance", provenance_blocks(run)),
