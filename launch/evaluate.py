@@ -7,7 +7,8 @@ RUN is the --workdir of launch.train. SESSION is a session folder or a split ind
 separated by commas. With --json the last line is the result: for a canvas model `plain_mse`,
 `copy_last_mse`, `hit_rate_3px`, `median_dot_error_px`, `canvases` and the rest of the skill, with
 `per_action`, `counterfactual` and `rollout` beside them; a number that does not exist (the dot was
-not found, the world is unknown) is null.
+not found, the world is unknown) is null. `trained_on` names the data that the checkpoint was
+trained on, in part or whole; null when it does not say.
 
 With --workdir the folder receives `evaluation.json`, `pictures.npz` and, with --capture, the
 attention record `attention/` (or --record). SELECTION is `all` or for example
@@ -33,7 +34,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ from absl import flags, logging
 
 from attn_jax.core import files
 from attn_jax.core.errors import ConfigError
-from attn_jax.data.parts import resolve_part
+from attn_jax.data.parts import Part, Stretch, resolve_part, stretch
 from attn_jax.data.pipeline import CanvasSource, load_frames
 from attn_jax.models.canvas.model import CanvasConfig, CanvasModel, layouts
 from attn_jax.models.canvas.predict import as_float, recordable
@@ -129,6 +130,7 @@ def main() -> dict[str, Any]:
             "train_canvases": metadata.get("train_canvases"),
         },
         "data": [part.name for part in parts],
+        "trained_on": trained_on(parts, metadata),
     }
     if app.WORKDIR.value:
         folder = pathlib.Path(app.WORKDIR.value)
@@ -148,6 +150,20 @@ def main() -> dict[str, Any]:
         numbers["skill"]["copy_last_mse"],
     )
     return {**numbers["skill"], **{k: v for k, v in numbers.items() if k != "skill"}}
+
+
+def trained_on(parts: Sequence[Part], metadata: Mapping[str, Any]) -> list[str] | None:
+    """Names of the parts that share frames with those that a checkpoint was trained on.
+
+    None when the checkpoint does not say, as an imported one.
+    """
+    if "stretches" not in metadata:
+        return None
+    known = [Stretch(**fields) for fields in metadata["stretches"]]
+    names = [part.name for part in parts if any(map(stretch(part).shares_frames, known))]
+    if names:
+        logging.warning("the checkpoint was trained on frames of %s", ", ".join(names))
+    return names
 
 
 def write_pictures(path: pathlib.Path, pictures: dict[str, np.ndarray]) -> None:

@@ -8,8 +8,9 @@ A new family adds one entry to `build`.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import ml_collections
 
 from attn_jax.core.canvas import CanvasGeometry
 from attn_jax.core.errors import ConfigError
-from attn_jax.data.parts import Part, resolve_part
+from attn_jax.data.parts import Part, Stretch, resolve_part, stretch
 from attn_jax.data.pipeline import CanvasSource, load_frames, make_iterator
 from attn_jax.data.sessions import read_events
 from attn_jax.models.canvas.losses import LossConfig
@@ -74,6 +75,23 @@ def hold_out(part: Part, share: float) -> tuple[Part, Part]:
     )
 
 
+def _stretches_apart(train: Sequence[Part], held_out: Sequence[Part]) -> list[Stretch]:
+    """Stretches of the parts to train on.
+
+    Raises:
+      ConfigError: a part to validate on shares frames with one of them.
+    """
+    stretches = [stretch(part) for part in train]
+    for part in held_out:
+        for other, trained in zip(train, stretches, strict=True):
+            if trained.shares_frames(stretch(part)):
+                raise ConfigError(
+                    f"validation part {part.name} shares frames with training part {other.name}",
+                    fix="Divide the session with launch.split, or record another one",
+                )
+    return stretches
+
+
 def canvas_config(model: ml_collections.ConfigDict, frame_size: tuple[int, int]) -> CanvasConfig:
     """The model configuration for frames of a size."""
     fields = dict(model)
@@ -92,6 +110,7 @@ def _canvas(config: ml_collections.ConfigDict) -> Built:
     else:
         pairs = [hold_out(part, config.data.validation_share) for part in parts]
         parts, held_out = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    stretches = _stretches_apart(parts, held_out)
     frames = load_frames(parts)
     model = canvas_config(config.model, frames.frame_size)
     train_source = CanvasSource(frames, model.geometry)
@@ -135,5 +154,6 @@ def _canvas(config: ml_collections.ConfigDict) -> Built:
         "train_canvases": len(train_source),
         "validation_canvases": len(validation),
         "sessions": [part.name for part in parts],
+        "stretches": [dataclasses.asdict(each) for each in stretches],
     }
     return Built(task, data, metadata, ("validation/plain_mse", "min"))

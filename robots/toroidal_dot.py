@@ -13,6 +13,7 @@ frame's size. Axis names: h w of a frame (h == w == size).
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -179,6 +180,9 @@ class ToroidalDot:
       initial_x: fixed start instead, pixels.
       initial_y: the same for y.
       delay_s: pause after every action, seconds.
+
+    Raises:
+      ConfigError: the seed is outside [0, 2**32), or the delay is negative or not finite.
     """
 
     def __init__(
@@ -190,6 +194,10 @@ class ToroidalDot:
         initial_y: int | None = None,
         delay_s: float = 0.0,
     ):
+        if not 0 <= seed < 2**32:
+            raise ConfigError(f"the seed of a toroidal dot lies in [0, 2**32), got {seed}")
+        if not 0 <= delay_s < math.inf:
+            raise ConfigError(f"delay_s must be finite and at least 0 seconds, got {delay_s}")
         self.config = config or DotConfig()
         self._random = np.random.RandomState(seed)
         self._initial = (initial_x, initial_y)

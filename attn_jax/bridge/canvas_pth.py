@@ -137,14 +137,21 @@ def infer_config(
       head_dim: features per head.
 
     Raises:
-      CheckpointError: an entry or a tensor that decides a size is missing or of an odd shape.
+      CheckpointError: an entry or a tensor that decides a size is missing or of an odd type or
+        shape.
     """
     fields = ("frame_size", "separator_width", "canvas_history_size")
     missing = [f for f in fields if not isinstance(stored, Mapping) or f not in stored]
     if missing:
         raise CheckpointError(f"its config lacks {', '.join(missing)}", where=where)
-    frame = stored["frame_size"]
-    frame = (frame, frame) if isinstance(frame, int) else tuple(frame)
+    frame, separator, history = (stored[field] for field in fields)
+    frame = (frame, frame) if isinstance(frame, int) else frame
+    pair = isinstance(frame, (tuple, list)) and len(frame) == 2
+    if not pair or any(type(size) is not int for size in (*frame, separator, history)):
+        found = {field: stored[field] for field in fields}
+        raise CheckpointError(
+            f"its config must hold whole pixels and frames, got {found}", where=where
+        )
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
         if name not in tensors:
@@ -159,9 +166,7 @@ def infer_config(
     dim, _, patch, _ = shape("patch_embed.proj.weight", 4)
     decoder_dim, _ = shape("decoder_embed.weight", 2)
     hidden, _ = shape("blocks.0.mlp.fc1.weight", 2)
-    geometry = CanvasGeometry(
-        frame, stored["canvas_history_size"], stored["separator_width"], patch
-    )
+    geometry = CanvasGeometry((frame[0], frame[1]), history, separator, patch)
     return CanvasConfig(
         geometry,
         dim=dim,

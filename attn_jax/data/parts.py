@@ -6,6 +6,7 @@ An index file is JSON: `format`, `name`, `session` (folder, relative to the file
     part = Part("dot_stage1_train_7", session="sessions/dot", start=0, stop=7)
     write_part(part, "splits/dot_stage1_train_7.json")
     resolve_part("splits/dot_stage1_train_7.json") == part
+    stretch(part).shares_frames(stretch(other))
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pathlib
 from attn_jax.core import files
 from attn_jax.core.errors import SessionError
 from attn_jax.core.typing import PathLike
+from attn_jax.data import sessions
 
 FORMAT = "attn_jax.session_part/1"
 
@@ -38,6 +40,44 @@ class Part:
                 f"part {self.name} is empty: observations {self.start} to {self.stop}",
                 where=self.session,
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Which steps of which recording a part holds, wherever its folder lies.
+
+    Attributes:
+      recording: name and start time of the recording.
+      first, last: steps of the first and the last observation, both included.
+    """
+
+    recording: str
+    first: int
+    last: int
+
+    def shares_frames(self, other: Stretch) -> bool:
+        """Whether an observation can be in both."""
+        same = self.recording == other.recording
+        return same and self.first <= other.last and other.first <= self.last
+
+
+def stretch(part: Part) -> Stretch:
+    """The stretch of a part; an exported copy of a part has that of the part.
+
+    Raises:
+      SessionError: the session is damaged, or has none of the part's observations.
+    """
+    meta = sessions.read_meta(part.session)
+    events = sessions.read_events(part.session)
+    steps = [event.step for event in events if event.type == sessions.OBSERVATION]
+    steps = steps[part.start : part.stop]
+    if not steps:
+        raise SessionError(f"holds no observation of part {part.name}", where=part.session)
+    name = meta.get("split_from") or meta.get("session_name", part.session.name)
+    offset = meta.get("split_step_offset", 0)
+    return Stretch(
+        f"{name} {meta.get('start_time', '')}".strip(), steps[0] + offset, steps[-1] + offset
+    )
 
 
 def write_part(part: Part, path: PathLike) -> pathlib.Path:

@@ -18,6 +18,7 @@ import datetime
 import errno
 import io
 import json
+import math
 import os
 import pathlib
 import time
@@ -105,9 +106,10 @@ class SessionWriter:
                 f"unknown image format {image_format!r}",
                 fix=f"Use {' or '.join(sessions.EXTENSIONS)}",
             )
-        if shard_size < 1 or max_disk_gb <= 0:
+        if shard_size < 1 or not 0 < max_disk_gb < math.inf:  # NaN neither
             raise ConfigError(
-                f"shard_size and max_disk_gb must be positive, got {shard_size} and {max_disk_gb}"
+                "shard_size and max_disk_gb must be positive and finite, got "
+                f"{shard_size} and {max_disk_gb}"
             )
         refuse_existing(self.path)
         self._image_format = image_format

@@ -131,7 +131,7 @@ def read_meta(session: PathLike) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise SessionError(f"cannot be read: {error.strerror}", where=path) from error
-    except ValueError as error:  # not JSON, or not text
+    except (ValueError, RecursionError) as error:  # not JSON, or not text
         raise SessionError(f"not valid JSON: {error}", where=path) from error
     if not isinstance(meta, dict) or "action_space" not in meta:
         raise SessionError("holds no `action_space`", where=path)
@@ -182,14 +182,17 @@ def read_events(session: PathLike) -> list[Event]:
 
 
 def _read_shard(path: pathlib.Path, torn_end: bool) -> list[Event]:
-    lines = path.read_bytes().split(b"\n")
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise SessionError(f"cannot be read: {error.strerror}", where=path) from error
     events = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             events.append(_parse_event(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # brackets without end are nested too deep
             if torn_end and number == len(lines):
                 continue
             raise SessionError(
@@ -235,7 +238,13 @@ def read_frame(path: PathLike) -> UInt8[np.ndarray, "h w 3"]:
             return np.array(picture.convert("RGB"))
     except FileNotFoundError as error:
         raise SessionError("frame is missing", where=path) from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # Pillow on damaged files
+    except (  # Pillow on damaged files, which may also say that they are enormous
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:
         raise SessionError(f"frame cannot be decoded: {error}", where=path) from error
 
 

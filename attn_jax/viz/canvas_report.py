@@ -14,7 +14,7 @@ from typing import Any
 
 from attn_jax.viz import canvas_attention, panels, plots, style
 from attn_jax.viz.canvas_run import CanvasRun
-from attn_jax.viz.canvas_verdict import Verdict, in_words, judge, percent
+from attn_jax.viz.canvas_verdict import Verdict, canvases_in_words, in_words, judge, percent
 from attn_jax.viz.report import (
     Block,
     Definitions,
@@ -59,7 +59,12 @@ def build_canvas_report(run: CanvasRun, view: canvas_attention.View | None = Non
             "Where it looks while predicting",
             canvas_attention.blocks(run, findings, view)
             if findings
-            else (Text("Attention was not captured in this evaluation."),),
+            else (
+                Text(
+                    "No whole attention maps were captured in this evaluation; launch.evaluate "
+                    "records them with --capture=all, or reduce=full without a choice of keys."
+                ),
+            ),
         ),
         Section("configuration", "Configuration", (Definitions(tuple(_flat(run.config))),)),
         Section("provenance", "Provenance", provenance_blocks(run)),
@@ -119,7 +124,7 @@ def skill_blocks(run: CanvasRun) -> tuple[Block, ...]:
     best = min(known, key=lambda r: r[1])
     blocks: list[Block] = [
         Table(
-            f"Means over all {in_words(skill['canvases'])} held-out canvases; the lowest error is "
+            f"Means over all {canvases_in_words(run.evaluation)}; the lowest error is "
             "set in bold. Mean squared error on values from 0 to 1, lower is better; PSNR and "
             "SSIM, higher is better; hit rate is the share of canvases with the dot within 3 "
             "pixels of the truth, and distances are between predicted and true dot (n/a: not "
@@ -196,7 +201,7 @@ def learning_blocks(run: CanvasRun) -> tuple[Block, ...]:
 
 
 def picture_blocks(run: CanvasRun) -> tuple[Block, ...]:
-    """History, prediction, truth and difference of some held-out canvases."""
+    """History, prediction, truth and difference of some canvases."""
     start = run.geometry.frame_columns(run.geometry.history - 1)[0]
     shown = slice(0, MOST_EXAMPLES)
     prediction, target = run.pictures["prediction"][shown], run.pictures["target"][shown]
@@ -209,7 +214,7 @@ def picture_blocks(run: CanvasRun) -> tuple[Block, ...]:
             style.to_rgb(figure),
             f"{len(prediction)} rows of pictures: history with action stripes, predicted frame, "
             "true frame and their difference.",
-            "Canvases spread evenly over the held-out recording. The model sees the history on the "
+            "Canvases spread evenly over the recording. The model sees the history on the "
             f"left and paints the frame that follows. {_DIFFERENCE}",
         ),
     )

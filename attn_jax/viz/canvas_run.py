@@ -160,10 +160,13 @@ def load_canvas_run(
 
 
 def _full_maps(path: PathLike) -> dict[str, AttentionRecord]:
-    """Streams of which whole maps were kept; their values are read when they are sliced."""
+    """Streams of which whole maps were kept; their values are read when they are sliced.
+
+    Shares of attention need every key: of a row without some of them no area can be told.
+    """
     reader = RecordReader(path)
     records = [reader.record(name) for name in reader.names]
-    return {record.stream: record for record in records if record.reduction == "full"}
+    return {r.stream: r for r in records if r.reduction == "full" and r.complete_rows}
 
 
 def _read_text(path: pathlib.Path) -> str:

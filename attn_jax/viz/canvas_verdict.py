@@ -63,7 +63,7 @@ def in_words(value: float | int | None) -> str:
 def judge(evaluation: Mapping[str, Any]) -> Verdict:
     """The verdict for the contents of `evaluation.json`."""
     skill = evaluation["skill"]
-    error = _error_check(skill)
+    error = _error_check(skill, canvases_in_words(evaluation))
     place = _place_check(skill)
     action = _action_check(evaluation.get("counterfactual") or {})
     hit, copied = skill.get("hit_rate_3px"), skill.get("copy_last_hit_rate_3px") or 0.0
@@ -77,14 +77,21 @@ def judge(evaluation: Mapping[str, Any]) -> Verdict:
     return Verdict(level, HEADLINES[level], (error, place, action))
 
 
-def _error_check(skill: Mapping[str, Any]) -> Check:
+def canvases_in_words(evaluation: Mapping[str, Any]) -> str:
+    """How many canvases were evaluated and, where that is known, whether training saw them."""
+    count, trained = in_words(evaluation["skill"]["canvases"]), evaluation.get("trained_on")
+    if trained:
+        return f"{count} canvases (trained on in part or whole: {', '.join(trained)})"
+    return f"{count} canvases" if trained is None else f"{count} held-out canvases"
+
+
+def _error_check(skill: Mapping[str, Any], canvases: str) -> Check:
     mse, copied, grey = (skill[k] for k in ("plain_mse", "copy_last_mse", "best_constant_mse"))
     passed = bool(mse < copied and mse < grey)
     words = (
-        f"Its mean squared error on {in_words(skill['canvases'])} held-out canvases is "
-        f"{in_words(mse)}: {_compared(mse, copied)} that of repeating the last frame "
-        f"({in_words(copied)}) and {_compared(mse, grey)} that of the best uniform grey "
-        f"({in_words(grey)})."
+        f"Its mean squared error on {canvases} is {in_words(mse)}: {_compared(mse, copied)} "
+        f"that of repeating the last frame ({in_words(copied)}) and "
+        f"{_compared(mse, grey)} that of the best uniform grey ({in_words(grey)})."
     )
     return Check("error below both baselines", passed, words)
 

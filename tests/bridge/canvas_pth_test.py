@@ -105,6 +105,22 @@ def test_a_config_without_sizes_is_refused(path):
         read_canvas_pth(path, head_dim=16)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("frame_size", 64.0),
+        ("frame_size", (64,)),
+        ("frame_size", "ab"),
+        ("separator_width", 16.0),
+        ("canvas_history_size", None),
+    ],
+)
+def test_a_config_with_odd_sizes_is_refused(path, field, value):
+    change(path, lambda saved: saved["config"].update({field: value}))
+    with pytest.raises(CheckpointError, match="must hold whole pixels and frames"):
+        read_canvas_pth(path, head_dim=16)
+
+
 def test_a_bare_state_dict_is_refused(path):
     def edit(saved):
         weights = saved.pop("model_state_dict")

@@ -1,11 +1,13 @@
 import json
 import pathlib
+import shutil
 
 import pytest
 
 from attn_jax.core.errors import SessionError
-from attn_jax.data.parts import Part, resolve_part, write_part
+from attn_jax.data.parts import Part, resolve_part, stretch, write_part
 from tests import testing
+from tests.data import fake_sessions
 
 
 def test_round_trip(tmp_path):
@@ -22,6 +24,21 @@ def test_folder_is_a_whole_session(tmp_path):
     (tmp_path / "s").mkdir()
     assert resolve_part(tmp_path / "s") == Part("s", tmp_path / "s", 0, None)
     assert resolve_part(pathlib.Path(".")).name != ""
+
+
+def test_stretches_share_frames_wherever_the_folder_lies(tmp_path):
+    session = fake_sessions.write_session(tmp_path / "s", 8)
+    shutil.copytree(session, tmp_path / "moved")
+    whole = stretch(resolve_part(tmp_path / "moved"))
+    assert (whole.first, whole.last) == (0, 14)
+    first, second = stretch(Part("a", session, 0, 4)), stretch(Part("b", session, 4, 8))
+    assert whole.shares_frames(first) and second.shares_frames(whole)
+    assert not first.shares_frames(second)
+    assert stretch(Part("c", session, 3, 5)).shares_frames(first)
+    other = fake_sessions.write_session(tmp_path / "other", 8)
+    assert not whole.shares_frames(stretch(resolve_part(other)))
+    with pytest.raises(SessionError, match="no observation of part d"):
+        stretch(Part("d", session, 8))
 
 
 def test_existing_file_is_refused(tmp_path):

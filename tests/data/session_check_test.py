@@ -73,6 +73,12 @@ def test_huge_step_does_not_hang(session):
     assert problems(session) == [("gap", 10)]
 
 
+def test_a_name_that_no_file_can_have_is_a_missing_frame(session):
+    shard = session / "events_shard_000.jsonl"
+    shard.write_text(shard.read_text().replace("frames/frame_000002", "f" * 5000))
+    assert ("missing_frame", 2) in problems(session)
+
+
 def test_corrupt_session_is_reported(session):
     lines = fake_sessions.shard_lines(session)
     lines[1] = "{"

@@ -151,7 +151,14 @@ def test_existing_session_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"image_format": "gif"}, {"shard_size": 0}, {"max_disk_gb": 0.0}]
+    "options",
+    [
+        {"image_format": "gif"},
+        {"shard_size": 0},
+        {"max_disk_gb": 0.0},
+        {"max_disk_gb": float("nan")},
+        {"max_disk_gb": float("inf")},
+    ],
 )
 def test_bad_options(tmp_path, options):
     with pytest.raises(ConfigError):

@@ -1,10 +1,13 @@
 import contextlib
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from attn_jax.core.canvas import CanvasGeometry
 from attn_jax.core.errors import SessionError
@@ -230,6 +233,34 @@ def test_frames_that_cannot_be_read(session):
     frame.unlink()
     with pytest.raises(SessionError, match=r"frame_000002.png: frame is missing"):
         sessions.read_frame(frame)
+
+
+def test_a_picture_that_says_it_is_enormous_cannot_be_decoded(session):
+    Image.new("1", (16, 16)).save(session / "frames/frame_000002.png")
+    picture = bytearray((session / "frames/frame_000002.png").read_bytes())
+    picture[16:24] = struct.pack(">II", 40_000, 40_000)
+    picture[29:33] = struct.pack(">I", zlib.crc32(picture[12:29]))
+    (session / "frames/frame_000002.png").write_bytes(bytes(picture))
+    with pytest.raises(
+        SessionError, match=r"frame_000002.png: frame cannot be decoded: Image size"
+    ):
+        sessions.read_frame(session / "frames/frame_000002.png")
+    with pytest.raises(SessionError, match="null byte"):
+        sessions.read_frame(session / "frames/frame\0.png")
+
+
+@pytest.mark.parametrize("name", [sessions.META_FILE, sessions.shard_name(0)])
+def test_brackets_without_end_are_no_crash(session, name):
+    (session / name).write_text("[" * 100_000 + "\n")
+    with pytest.raises(SessionError, match="recursion"):
+        sessions.SessionReader(session)
+
+
+def test_a_folder_in_place_of_a_shard(session):
+    (session / sessions.shard_name(0)).unlink()
+    (session / sessions.shard_name(0)).mkdir()
+    with pytest.raises(SessionError, match="cannot be read"):
+        sessions.SessionReader(session)
 
 
 def test_foreign_session_with_extra_keys(session):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from attn_jax.core.canvas import CanvasGeometry
 from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data import splits
-from attn_jax.data.parts import Part, write_part
+from attn_jax.data.parts import Part, resolve_part, stretch, write_part
 from attn_jax.data.pipeline import CanvasSource, load_frames
 from attn_jax.data.session_check import validate_session
 from attn_jax.data.sessions import read_meta
@@ -128,6 +128,7 @@ def test_exported_part_equals_the_index(tmp_path, image_format):
     assert (meta["split_from"], meta["split_step_offset"]) == ("s", 6)
     assert meta["episode_boundary"] == [0, 10] and meta["session_name"] == "p"
     assert meta["total_steps"] == copied.steps[-1] + 1
+    assert stretch(resolve_part(exported)) == stretch(part)
 
 
 def test_export_refuses_an_existing_target(tmp_path):

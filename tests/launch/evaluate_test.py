@@ -13,6 +13,7 @@ from absl.testing import flagsaver
 from attn_jax.core.canvas import CanvasGeometry
 from attn_jax.core.errors import ConfigError
 from attn_jax.data.episodes import episode_folder, read_episode
+from attn_jax.data.parts import Part, stretch
 from attn_jax.data.pipeline import CanvasSource, load_frames
 from attn_jax.models.canvas.model import CanvasConfig, CanvasModel
 from attn_jax.probe.select import Selection
@@ -67,6 +68,15 @@ def test_the_record_is_that_of_the_masked_prediction(tmp_path, decode):
     )
     maps = sown["attn"]["decoder"]["block_1"]["attention"]["probs"]
     np.testing.assert_allclose(np.asarray(decoder.values)[0, 0, 1], maps[0], atol=1e-5)
+
+
+def test_data_that_was_trained_on_is_named(tmp_path):
+    session = write_session(tmp_path / "s", 8)
+    parts = [Part("seen", session, 0, 4), Part("held_out", session, 4, 8)]
+    metadata = {"stretches": [dataclasses.asdict(stretch(parts[0]))]}
+    assert evaluate.trained_on(parts, metadata) == ["seen"]
+    assert evaluate.trained_on(parts[1:], metadata) == []
+    assert evaluate.trained_on(parts, {}) is None
 
 
 def test_an_existing_record_is_refused_before_any_work(tmp_path):

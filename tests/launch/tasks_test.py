@@ -9,7 +9,7 @@ import pytest
 
 from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data.frames import load_frames
-from attn_jax.data.parts import Part
+from attn_jax.data.parts import Part, write_part
 from attn_jax.models.canvas import perceptual
 from attn_jax.models.canvas.predict import crop_target, target_frames
 from configs import canvas as canvas_config
@@ -102,6 +102,24 @@ def test_training_and_validation_share_no_frame(session):
     assert built.metadata["train_canvases"] == 32
     assert built.metadata["validation_canvases"] == 4
     built.data.close()
+
+
+def test_parts_of_ones_own_are_validated_on_unless_they_were_trained_on(session, tmp_path):
+    first = write_part(Part("first", session, 0, 20), tmp_path / "first.json")
+    rest = write_part(Part("rest", session, 20, 40), tmp_path / "rest.json")
+    config = tiny(first)
+    config.data.validation = str(rest)
+    built = tasks.build(config)
+    assert built.metadata["sessions"] == ["first"]
+    assert built.metadata["stretches"][0]["last"] == 38
+    assert built.metadata["validation_canvases"] == 18
+    built.data.close()
+    config.data.validation = f"{rest},{session}"
+    with pytest.raises(ConfigError, match="part dot shares frames with training part first"):
+        tasks.build(config)
+    config = tiny(f"{session},{rest}")  # the end of the session is held out and in `rest`
+    with pytest.raises(ConfigError, match=r"part dot_validate shares frames with .* rest_train"):
+        tasks.build(config)
 
 
 def test_bad_configurations_are_named_before_anything_is_built(session, tmp_path):

@@ -85,6 +85,20 @@ def test_unknown_action(action):
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"),
+        ({"delay_s": -1.0}, "delay_s"),
+        ({"delay_s": float("nan")}, "delay_s"),
+    ],
+)
+def test_robots_that_cannot_be(options, said):
+    with pytest.raises(ConfigError, match=said):
+        ToroidalDot(SMALL, **options)
+
+
+@pytest.mark.parametrize(
     ("size", "move", "radius"), [(8, 3, 4), (64, 0, 5), (64, 64, 5), (9, 1, -1)]
 )
 def test_worlds_that_cannot_be(size, move, radius):

@@ -107,7 +107,7 @@ def test_parts_that_were_not_evaluated_are_named(run):
     )
     assert "not evaluated" in _text(built, "counterfactuals")
     assert "not evaluated" in _text(built, "rollouts")
-    assert "not captured" in _text(built, "attention")
+    assert "No whole attention maps were captured" in _text(built, "attention")
     assert "no validation error" in _text(built, "learning")
     report.render(built)
 

@@ -56,6 +56,20 @@ def test_attention_is_read_from_a_record_store(folders):
         assert record.layout == source[name].layout
 
 
+def test_maps_without_some_keys_are_no_whole_maps(folders):
+    whole = canvas_runs.run().records["decoder"]
+    keys = whole.layout.axis_tokens("key")[:5]
+    cut = dataclasses.replace(
+        whole,
+        values=whole.values[:1, ..., :5],
+        layout=dataclasses.replace(whole.layout, keys=tuple(keys.tolist())),
+        complete_rows=False,
+    )
+    with RecordWriter(folders[0] / "attention", codec="float32") as writer:
+        writer.append({"decoder": cut}, env_step=0)
+    assert load_canvas_run(*folders).records == {}
+
+
 def test_a_named_store_must_exist(folders, tmp_path):
     with pytest.raises(RecordError, match="no attention record"):
         load_canvas_run(*folders, attention=tmp_path / "nowhere")

@@ -110,6 +110,7 @@ def evaluation(**changes):
         },
         "geometry": {"frame_size": [64, 64], "history": 3, "separator": 16, "patch": 16},
         "decode": "full", "checkpoint": {"step": 2600, "samples": 10400},
+        "trained_on": [],
         "action_names": list(ACTIONS),
         "action_colours": [list(colour) for colour in STRIPES],
     }  # fmt: skip

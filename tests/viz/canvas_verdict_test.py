@@ -70,6 +70,19 @@ def test_a_worse_error_is_told_as_worse():
     assert "no better than that of repeating the last frame" in words
 
 
+@pytest.mark.parametrize(
+    ("trained_on", "words"),
+    [
+        ([], "on 297 held-out canvases is"),
+        (None, "on 297 canvases is"),
+        (["dot", "far"], "on 297 canvases (trained on in part or whole: dot, far) is"),
+    ],
+)
+def test_only_canvases_that_training_did_not_see_are_held_out(trained_on, words):
+    evaluation = {**canvas_runs.evaluation(), "trained_on": trained_on}
+    assert words in judge(evaluation).checks[0].sentence
+
+
 def test_a_dot_that_is_not_found_has_no_distance():
     words = judge(canvas_runs.evaluation(hit_rate_3px=0.1, median_dot_error_px=None)).checks[1]
     assert "no dot is found" in words.sentence and "median" not in words.sentence
