@@ -35,6 +35,7 @@ strength() { case $1 in core) echo 1 ;; dev) echo 2 ;; bridge) echo 3 ;; *) echo
 venv=.venv
 python=$venv/bin/python
 stamp=$venv/attn_jax # which profile is installed, and a copy of its lock
+place=$venv/attn_jax_place # where it was made: its scripts name that folder
 
 # --- Is everything there already? ---------------------------------------------------------------
 
@@ -44,7 +45,9 @@ supported() {
     </dev/null >/dev/null 2>&1
 }
 
-if supported "$python" && [ -f "$stamp/profile" ]; then
+usable() { supported "$python" && [ "$(cat "$place" 2>/dev/null)" = "$PWD" ]; }
+
+if usable && [ -f "$stamp/profile" ]; then
   installed=$(cat "$stamp/profile")
   if [ "$(strength "$installed")" -ge "$(strength "$profile")" ]; then
     if cmp -s "$stamp/lock" "requirements/$installed.lock"; then
@@ -117,7 +120,7 @@ or name one: ATTN_JAX_BASE_PYTHON=/path/to/python3.12 $0 $profile"
 
 # --- The environment and its packages -----------------------------------------------------------
 
-if ! supported "$python"; then
+if ! usable; then
   find_python
   say "making $venv with $("$base" --version) ($base)"
   rm -rf "$venv"
@@ -126,6 +129,7 @@ if ! supported "$python"; then
   else
     "$base" -m venv "$venv" || die 1 "$base -m venv failed"
   fi
+  printf '%s\n' "$PWD" >"$place"
 fi
 rm -rf "$stamp" # from here until the end the environment is in no known state
 

@@ -168,6 +168,17 @@ def test_a_damaged_environment_is_made_anew(checkout):
     assert checkout.syncs() == ["core", "core"]
 
 
+def test_a_moved_environment_is_made_anew(checkout):
+    checkout.uv()
+    checkout.python("python3.12")
+    assert checkout.run().returncode == 0
+    checkout.root = checkout.root.rename(checkout.root.parent / "elsewhere")
+    done = checkout.run()
+    assert done.returncode == 0 and "making .venv" in done.stdout, done.stderr
+    assert "ready" in checkout.run().stdout
+    assert checkout.syncs() == ["core", "core"]
+
+
 def test_without_python_it_says_what_to_install(checkout):
     done = checkout.run()
     assert done.returncode == 2
