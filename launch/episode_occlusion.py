@@ -124,7 +124,8 @@ def hidden_patches(
 ) -> Hidden:
     """Chooses the patches of every call of an episode.
 
-    The control of a call is the same for all fills and all noise.
+    The control of a call is the same for all fills and all noise. A call whose maps give the camera
+    nothing has no patches with much attention: nothing is hidden, and it does not count as matched.
 
     Args:
       maps: of the base run.
@@ -145,7 +146,9 @@ def hidden_patches(
         for call, one in enumerate(high)
     ]
     patches = high if hiding.set == "high" else np.stack([c.mask for c in controls])
-    matched = tuple(control.matched for control in controls)
+    looked = (values * (content > 0)).sum((1, 2)) > 0
+    patches &= looked[:, None, None]
+    matched = tuple(c.matched and bool(one) for c, one in zip(controls, looked, strict=True))
     key = jax.random.fold_in(jax.random.key(seed), number)
     return Hidden(hiding, patches, matched, seen, box, key)
 

@@ -30,7 +30,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from attn_jax.core.differences import config_differences, config_hash, tensor_differences
-from attn_jax.core.errors import CheckpointError, DiskFullError
+from attn_jax.core.errors import CheckpointError, ConfigError, DiskFullError
 from attn_jax.core.typing import PathLike
 from attn_jax.train.checkpoint_files import (
     FORMAT,
@@ -87,6 +87,9 @@ class Checkpoints:
       best_mode: `min` or `max`.
       may_change: configuration fields (`train.steps`) that restore does not compare, with all below
         them.
+
+    Raises:
+      ConfigError: fewer are kept than a run needs.
     """
 
     def __init__(
@@ -102,8 +105,11 @@ class Checkpoints:
         self.folder = pathlib.Path(folder).absolute()
         self.metadata = {"format": FORMAT, **(metadata or {})}
         self.metadata["config_hash"] = config_hash(self.metadata.get("config", {}))
+        for name, count, least in (("keep_last", keep_last, 1), ("keep_best", keep_best, 0)):
+            if count < least:
+                raise ConfigError(f"{name} is {count}", fix=f"Keep at least {least}")
         policies = ocp.training.preservation_policies
-        keep: Any = [policies.LatestN(max(1, keep_last))]
+        keep: Any = [policies.LatestN(keep_last)]
         if keep_best:
             keep.append(
                 policies.BestN(

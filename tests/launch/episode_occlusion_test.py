@@ -59,6 +59,17 @@ def test_the_planted_patch_is_high_and_bars_are_never_chosen(maps):
         np.testing.assert_array_equal(again.patches, control.patches)
 
 
+def test_nothing_is_hidden_where_nothing_is_looked_at(maps, monkeypatch):
+    values, seen = maps.of("wrist", 5)
+    values = values.copy()
+    values[1] = 0
+    monkeypatch.setattr(maps, "of", lambda camera, layer: (values, seen))
+    for hiding in (HIGH, CONTROL):
+        hidden = hidden_patches(maps, hiding, WIDE, seed=0, number=0)
+        assert hidden.patches.any((1, 2)).tolist() == [True, False, True]
+        assert hidden.facts()["matched"] == [True, False, True]
+
+
 def test_maps_that_were_not_recorded_are_named(maps, tmp_path):
     with pytest.raises(RecordError, match="layer 3 was not recorded"):
         hidden_patches(maps, dataclasses.replace(HIGH, layer=3), WIDE, seed=0, number=0)

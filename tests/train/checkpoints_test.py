@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from attn_jax.core.errors import CheckpointError, DiskFullError
+from attn_jax.core.errors import CheckpointError, ConfigError, DiskFullError
 from attn_jax.train.checkpoints import Checkpoints, load_metadata, load_params
 from attn_jax.train.optim import OptimConfig
 from attn_jax.train.step import abstract_state, init_state
@@ -171,6 +171,12 @@ def test_metadata_of_something_else(tmp_path):
     (tmp_path / "5").mkdir()
     with pytest.raises(CheckpointError):
         load_metadata(tmp_path)
+
+
+@pytest.mark.parametrize("counts", [{"keep_last": 0}, {"keep_best": -1}])
+def test_a_number_of_checkpoints_that_cannot_be(tmp_path, counts):
+    with pytest.raises(ConfigError, match=next(iter(counts))):
+        opened(tmp_path, **counts)
 
 
 def test_too_little_space_is_said_before_writing(tmp_path, monkeypatch):
