@@ -27,7 +27,6 @@ from attn_jax.viz.report import Block, Picture, Text
 
 MOST_CALLS, MOST_LAYERS, MOST_ROWS = 2, 6, 32
 JOINS = ("mean", "max", "sum")
-_WHO = {"decoder": "decoder, predicted patches", "encoder": "encoder, all visible patches"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +148,12 @@ class Findings:
     Attributes:
       budgets: stream -> shares of attention by group.
       spread: stream -> (layer, head) effective number of patches attended to.
+      titles: stream -> whose attention it is.
     """
 
     budgets: dict[str, flowmaps.Budget]
     spread: dict[str, np.ndarray]
+    titles: dict[str, str]
 
 
 def stripes(budget: flowmaps.Budget) -> tuple[str, ...]:
@@ -168,13 +169,17 @@ def _query_of(record: AttentionRecord) -> str | None:
 
 def examine(run: CanvasRun) -> Findings:
     """Computes budgets and spread of every recorded stream."""
-    budgets, spread = {}, {}
+    budgets, spread, titles = {}, {}, {}
     for stream in sorted(run.records):  # decoder first
         record = run.records[stream]
         query = _query_of(record)
         budgets[stream] = flowmaps.budget(record, query=query)
         spread[stream] = reduce.per_head(record, focus.effective_patches, query=query)
-    return Findings(budgets, spread)
+        asking, seen = (record.layout.axis_tokens(axis) for axis in ("query", "key"))
+        every = set(asking.tolist()) >= set(seen.tolist())
+        who = "predicted" if query else "all visible" if every else "recorded"
+        titles[stream] = f"{stream}, {who} patches"
+    return Findings(budgets, spread, titles)
 
 
 def numbers(findings: Findings) -> dict[str, Any]:
@@ -381,7 +386,7 @@ def _stripe_table(findings: Findings) -> Picture:
     tables, areas = {}, []
     for stream, budget in findings.budgets.items():
         names = stripes(budget)
-        title = _WHO.get(stream, stream)
+        title = findings.titles[stream]
         tables[title] = plots.HeadTable(budget.of(*names), budget.layers, budget.heads)
         areas.append(f"{stream} {in_words(budget.area_of(*names))}")
     first = next(iter(findings.budgets.values()))
@@ -408,7 +413,7 @@ def _budget_figure(findings: Findings) -> Picture:
     return Picture(
         "attention-budget",
         style.to_rgb(
-            plots.budget_bars(budgets, titles=[_WHO.get(b.stream, b.stream) for b in budgets])
+            plots.budget_bars(budgets, titles=[findings.titles[b.stream] for b in budgets])
         ),
         "Stacked bars, one per layer, that share out the attention over class token, frames and "
         "action stripes.",

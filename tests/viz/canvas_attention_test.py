@@ -88,6 +88,17 @@ def test_a_record_of_masked_queries_only_is_enough(run):
     assert len(canvas_attention.blocks(_only(run, "decoder", part), kept)) == 6
 
 
+def test_titles_say_who_asks(run, findings):
+    assert findings.titles["decoder"] == "decoder, predicted patches"
+    assert findings.titles["encoder"] == "encoder, all visible patches"
+    full = run.records["encoder"]
+    rows = full.layout.positions("frame1", "query")
+    layout = full.layout.restrict(queries="frame1")
+    part = AttentionRecord("encoder", full.values[..., rows, :], layout, full.layers, full.heads)
+    asked = canvas_attention.examine(_only(run, "encoder", part))
+    assert asked.titles == {"encoder": "encoder, recorded patches"}
+
+
 def test_an_encoder_alone_still_has_a_table_and_a_budget(run):
     alone = _only(run, "encoder", run.records["encoder"])
     blocks = canvas_attention.blocks(alone, canvas_attention.examine(alone))
