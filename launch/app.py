@@ -89,6 +89,14 @@ def define_prompts() -> flags.FlagHolder:
 
 
 @functools.cache
+def define_relevance() -> flags.FlagHolder:
+    """Defines `--relevance`."""
+    return flags.DEFINE_bool(
+        "relevance", False, "Record what moved the actions too: gradient times attention."
+    )
+
+
+@functools.cache
 def define_fresh() -> flags.FlagHolder:
     """Defines `--fresh`."""
     return flags.DEFINE_bool("fresh", False, "Delete what an earlier attempt left in the folder.")

@@ -3,10 +3,11 @@
     python -m launch.evaluate --checkpoint=DIR --episodes=ROOT --workdir=RUN --capture=SELECTION
         [--prompts=prompts.yaml] [--noise_seeds=2] [--batch=4] [--seed=0]
         [--recorded_cameras=left,wrist] [--rename=left:base,wrist:wrist] [--masks=auto]
-        [--occlude=last] [--rotate=90,180,270]
+        [--occlude=last] [--rotate=90,180,270] [--relevance]
 
 RUN receives `episodes/episode_00000/` (attention record, `observations.*` with the predicted
-actions, `recorded_actions.npy` where the recording has actions), and the same below
+actions, `recorded_actions.npy` where the recording has actions; with --relevance the record holds
+gradient times attention of every edge, `Policy.explain`, too), and the same below
 `variants/<key>/` for every counterfactual prompt, `variants/noise_<k>/` for other noise,
 `variants/occlude_.../` for hidden patches (actions only) and `variants/rotate_<degrees>/` for
 turned pictures (`launch.episode_variants`). Frames, state tokens and noise are the same for all
@@ -55,6 +56,7 @@ RENAME = flags.DEFINE_list("rename", [], "Camera of the recording:camera of the 
 RECORDED_CAMERAS = flags.DEFINE_list(
     "recorded_cameras", [], "Cameras to take; default all, of DROID-style recordings left,wrist."
 )
+RELEVANCE = app.define_relevance()
 MASKS = flags.DEFINE_enum("masks", "auto", SOURCES, "Object masks of DROID-style recordings.")
 KEYFRAME_STEP = flags.DEFINE_integer(
     "keyframe_step", 8, "Distance of keyframes of DROID-style recordings.", lower_bound=1
@@ -74,6 +76,7 @@ class Settings:
       cameras: those of the recording that the source was told to take; empty for all.
       rename: camera of the recording -> camera of the checkpoint; others keep their names.
       reading: how else the source was told to read, JSON-compatible; defaults are left out.
+      relevance: record gradient times attention of the base too, see `Policy.explain`.
       occlusion: patches that are hidden in variants; None hides nothing.
       rotate: degrees (90, 180, 270) by which pictures are turned in variants.
       provenance: JSON-compatible facts for `run.json`.
@@ -88,6 +91,7 @@ class Settings:
     cameras: Sequence[str] = ()
     rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    relevance: bool = False
     occlusion: Occlusion | None = None
     rotate: Sequence[int] = ()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -116,6 +120,7 @@ def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> 
         cameras=RECORDED_CAMERAS.value,
         rename=rename,
         reading={f.name: f.value for f in (MASKS, KEYFRAME_STEP) if f.value != f.default},
+        relevance=RELEVANCE.value,
         occlusion=episode_variants.occlusion_from_flags(cameras, num_layers),
         rotate=episode_variants.rotate_from_flags(),
         provenance={
@@ -200,6 +205,7 @@ def prepare_run(settings: Settings, base: Selection | None, num_layers: int) -> 
             # Runs of earlier versions took all of them and do not say so.
             **({"cameras": [*settings.cameras]} if settings.cameras else {}),
             **settings.reading,
+            **({"relevance": True} if settings.relevance and variant.key == BASE else {}),
             **variant.settings(),
         }
         provenance = {**settings.provenance, "recorded_episodes": mine}
@@ -342,13 +348,16 @@ def run_variant(
         hidden = _hidden(policy, made, number, variant.hiding, settings, maps)
         info["intervention"] |= hidden.facts()
     writer, selection = None, variant.selection(policy.selection)
+    explains = settings.relevance and variant.key == BASE
     if selection is not None:
         writer = RecordWriter(run, number, codec=selection.dtype, info=info)
+    elif explains:
+        writer = RecordWriter(run, number, info=info)
     actions: list[NumpyArray] = []
     try:
         for start in range(0, episode.num_calls, settings.batch):
             calls = range(start, min(start + settings.batch, episode.num_calls))
-            wanted = [c for c in calls if selection is not None and selection.wants(c)]
+            wanted = [c for c in calls if (explains if selection is None else selection.wants(c))]
             # A short batch is filled with its first frame, so that one program serves all.
             rows = [*calls, *([calls[0]] * (settings.batch - len(calls)))]
             seed = settings.seed + variant.noise
@@ -359,10 +368,12 @@ def run_variant(
                 prepared, removed = hidden.applied(prepared, rows), hidden.removed(prepared, rows)
             prediction = policy.run(prepared, noise=noise, capture=bool(wanted), removed=removed)
             actions += [prediction.actions[item] for item in range(len(calls))]
-            if writer is None or prediction.records is None:
+            if writer is None or not wanted:
                 continue
+            explained = policy.explain(prepared, noise) if explains else None
             for call in wanted:
-                record = prediction.records[call - start]
+                found = (prediction.records, explained)
+                record = {k: r for one in found if one for k, r in one[call - start].items()}
                 writer.append(record, env_step=int(episode.env_step[call]))
         if writer is not None:
             writer.close()

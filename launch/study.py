@@ -6,8 +6,8 @@ Runs the policy in an environment, then again over the frames it met with other 
 and hidden patches, analyses every hypothesis, tests them over the episodes and writes the report.
 Every step is an ordinary command, printed before it runs. What was interrupted goes on when the
 same command is given again. Prompts and hypotheses may be other ones then: rollouts stay, other
-prompts are added, and what was analysed otherwise is analysed again. Another capture needs
-OUT/run/ to be removed.
+prompts are added, and what was analysed otherwise is analysed again. Another capture, or
+--relevance, needs OUT/run/ to be removed.
 
     OUT/rollouts/      episodes, videos and eval_info.json of launch.evaluate --env
     OUT/run/           the same frames with attention, and the variants of them
@@ -44,6 +44,7 @@ MAX_STEPS = flags.DEFINE_integer(
     "max_steps", None, "Steps of an episode; default the environment's.", lower_bound=1
 )
 PROMPTS = app.define_prompts()
+RELEVANCE = app.define_relevance()
 FRESH = app.define_fresh()
 HYPOTHESES = config_flags.DEFINE_config_file(
     "hypotheses", "configs/analysis/all.py:lenient", "Configuration of launch.analyze."
@@ -133,6 +134,7 @@ def steps(folder: pathlib.Path) -> list[Step]:
                 "--occlude_fills=mean",
                 f"--seed={SEED.value}",
                 f"--capture={capture}",
+                *(("--relevance",) if RELEVANCE.value else ()),
                 f"--workdir={run}",
             ),
         ),

@@ -81,7 +81,7 @@ def relevance_rows(study: Study, options: Options) -> Iterator[pd.DataFrame]:
     """
     source = study.base
     suffix, prefix = (source.record([f"{name}.relevance"]) for name in ("suffix", "prefix"))
-    fix = "Write it with probe.relevance and layers=all (docs/interventions.md)"
+    fix = "Run launch.evaluate --episodes with --relevance (probe.relevance with layers=all)"
     if suffix is None:
         raise MissingInputError("no record 'suffix.relevance'", where=study.name, fix=fix)
     _check_whole(suffix, study, fix, suffix.layers)

@@ -26,7 +26,7 @@ import numpy as np
 from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.record import AttentionRecord
-from attn_jax.core.typing import Bool, NumpyArray, PathLike
+from attn_jax.core.typing import Bool, Float, NumpyArray, PathLike
 from attn_jax.flow.sampler import euler_times
 from attn_jax.models.pi05.compact import Kept, compact
 from attn_jax.models.pi05.sample import sample
@@ -35,10 +35,12 @@ from attn_jax.probe.capture import capture_grouped, discover, to_records
 from attn_jax.probe.edits import Edits, intervened
 from attn_jax.probe.groups import expand, require_same_structure, stream_groups, structure
 from attn_jax.probe.intervene import RemoveKeys, resolve_edits
+from attn_jax.probe.relevance import relevance, relevance_records
 from attn_jax.probe.select import Plan, Selection, Stream, resolve
 
 BUCKET = 16  # prompt tokens; state digits make prompts a few tokens longer or shorter
 _REMOVED = "removed"
+_EVERYTHING = Selection.parse("layers=all;reduce=full")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -184,9 +186,7 @@ class Policy:
         batch = len(prepared.inputs.tokens)
         if noise is None:
             noise = self.noise(jax.random.key(0) if rng is None else rng, batch)
-        expected = (batch, self.config.chunk_size, self.config.max_action_dim)
-        if noise.shape != expected:
-            raise InputError(f"has shape {noise.shape}, expected {expected}", where="noise")
+        self._check_noise(noise, batch)
         small, kept = compact(self.config, prepared.inputs, multiple=self.bucket)
         records = None
         if removed is not None:
@@ -211,6 +211,62 @@ class Policy:
             prefix_valid=kept.valid,
             records=records,
         )
+
+    def explain(
+        self, prepared: Prepared, noise: Float[NumpyArray, "b H A"]
+    ) -> list[dict[str, AttentionRecord]]:
+        """What moved the chunk of every sample the way it went: gradient times attention.
+
+        Explained is half the squared length of the chunk in the model's units, over the dimensions
+        of the robot: its gradient is the chunk itself.
+
+        Args:
+          prepared: of `prepare`.
+          noise: float32, standard normal, as in `predict`.
+
+        Returns:
+          Of every sample `prefix.relevance` and `suffix.relevance` (`probe.relevance`), with all
+          layers, heads, denoising steps and tokens, padding included. Device memory is that of all
+          these maps in float32, twice.
+
+        Raises:
+          InputError: noise that does not fit.
+        """
+        self._check_noise(noise, len(prepared.inputs.tokens))
+        items = [layouts_of(self.config, prepared, i) for i in range(len(noise))]
+        streams = self._discovered(items[0], prepared.inputs, noise)
+        plans = [
+            resolve(
+                _EVERYTHING,
+                {name: dataclasses.replace(streams[name], layout=made[name]) for name in made},
+            )
+            for made in items
+        ]
+        if _EVERYTHING not in self._programs:
+
+            def objective(result: Any) -> Any:
+                return 0.5 * (result.actions[..., : self.config.action_dim] ** 2).sum((1, 2))
+
+            watched = functools.partial(sample, self.config, watch=True)
+            # Which token is what differs between samples, and does not matter to whole maps.
+            self._programs[_EVERYTHING] = jax.jit(relevance(watched, plans[0], objective))
+        _, maps = self._programs[_EVERYTHING](self._params, prepared.inputs, noise)
+        maps = jax.device_get(maps)
+        return [
+            relevance_records(
+                {
+                    stream: {name: each[item : item + 1] for name, each in found.items()}
+                    for stream, found in maps.items()
+                },
+                plan,
+            )[0]
+            for item, plan in enumerate(plans)
+        ]
+
+    def _check_noise(self, noise: NumpyArray, batch: int) -> None:
+        expected = (batch, self.config.chunk_size, self.config.max_action_dim)
+        if noise.shape != expected:
+            raise InputError(f"has shape {noise.shape}, expected {expected}", where="noise")
 
     def _check_steps(self, num_steps: int | None, *, captured: bool) -> None:
         if num_steps is None or num_steps == self.config.num_inference_steps:

@@ -117,7 +117,7 @@ def relevance(
 
     def run(params: Any, *args: Any) -> tuple[Any, Captured]:
         # The shapes of what would be captured have the batch, and the checks are capture's.
-        shapes = jax.eval_shape(capture(apply_fn, plan), params, *args)[1]
+        shapes = jax.eval_shape(lambda *a: capture(apply_fn, plan)(*a)[1], params, *args)
         factors = {}
         for name, each in plan.streams.items():
             batch = next(iter(shapes[name].values())).shape[0]

@@ -106,7 +106,7 @@ def edges(made):
 
 
 def test_relevance_is_that_of_the_record(tmp_path, study):
-    with pytest.raises(RecordError, match=r"no record 'suffix.relevance'.*probe.relevance"):
+    with pytest.raises(RecordError, match=r"no record 'suffix.relevance'.*--relevance"):
         hypotheses.run(study, "relevance", Options())
     runs.write_run(tmp_path, layers=ALL, extra=edges)
     read = study_of(tmp_path)

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from attn_jax.bridge.checkpoint_folder import open_checkpoint
@@ -16,7 +17,9 @@ from attn_jax.policies.observations import describe
 from attn_jax.policies.policy import load_policy
 from attn_jax.probe.select import Selection
 from attn_jax.probe.store import RecordReader
+from configs.analysis import relevance
 from launch import episode_evaluation
+from launch.analyze import analyse_run
 from launch.episode_evaluation import Settings, evaluate_episodes
 from launch.episode_sources import EpisodeSource, open_source
 from tests import testing
@@ -124,6 +127,27 @@ def test_actions_are_those_of_the_policy(run, policy, root):
     noise = policy.episode_noise(0, 1, 2)[None]
     alone = policy.predict(observation, noise, capture=False).actions[0]
     np.testing.assert_allclose(actions(run, 1)[2], alone, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capture", [CAPTURE, None])
+def test_what_moved_the_actions_is_recorded_and_analysed(checkpoint, root, tmp_path, capture):
+    policy, run = load_policy(checkpoint, capture=capture), tmp_path / "run"
+    asked = dataclasses.replace(settings(run), prompts=(), relevance=True)
+    evaluate_episodes(policy, open_source(root), asked)
+    names = {"prefix.relevance", "suffix.relevance"}
+    reader = RecordReader(episode_folder(run, 1))
+    assert names <= {*reader.names} and (capture is None) == (names == {*reader.names})
+    assert reader.record("suffix.relevance").shape[:3] == (3, 3, 2)  # calls, steps, layers
+    assert (episode_folder(run / "variants" / "noise_1", 1) / "meta.json").exists() == bool(capture)
+    result = analyse_run(run, relevance.get_config("tiny"), tmp_path / "analysis")
+    assert result["analysed"] == 2 and not result["skipped"]
+    rows = pd.read_parquet(tmp_path / "analysis/episodes/episode_00001/rows.parquet")
+    shares = rows[rows.metric.str.startswith("relevance:")]
+    np.testing.assert_allclose(shares.value.sum(), 1, atol=1e-6)
+    assert {*rows[rows.metric == "lift"].object} == {"bowl", "duck toy"}
+    with pytest.raises(ConfigError, match="relevance"):
+        evaluate_episodes(policy, open_source(root), dataclasses.replace(asked, relevance=False))
 
 
 @pytest.mark.slow

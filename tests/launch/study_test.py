@@ -16,7 +16,7 @@ def test_from_a_checkpoint_to_a_report(tmp_path):
     )
     flags = (
         f"--checkpoint={checkpoint}", "--env=tabletop,size=32", f"--workdir={tmp_path / 'study'}",
-        "--trials=2", "--n_envs=2", "--max_steps=4",
+        "--trials=2", "--n_envs=2", "--max_steps=4", "--relevance",
         "--hypotheses=configs/analysis/all.py:lenient,tiny",
     )  # fmt: skip
     done = testing.run_python("-m", "launch.study", *flags, timeout_s=560.0)
@@ -26,6 +26,7 @@ def test_from_a_checkpoint_to_a_report(tmp_path):
     assert numbers["summary"]["episodes"] == 2
     families = {test["family"] for test in numbers["tests"]}
     assert {"target_lift", "prompt_moves_attention", "budget_by_outcome", "fidelity"} <= families
+    assert "relevance_lies_on_target" in families
     floors = {t["family"]: (t["floor_kinds"], t["null_floor"]) for t in numbers["tests"]}
     assert floors["prompt_moves_attention"][0] == "noise,frame,paraphrase"
     assert floors["prompt_moves_actions"][0] == "noise,paraphrase"

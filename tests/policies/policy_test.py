@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 from attn_jax.core.errors import CheckpointError, ConfigError, InputError
+from attn_jax.models.pi05.sample import sample
 from attn_jax.policies.observations import layouts_of, prepare
 from attn_jax.policies.policy import Policy, load_policy
+from attn_jax.probe.capture import discover
+from attn_jax.probe.edits import intervened
+from attn_jax.probe.intervene import ScaleValues, resolve_edits
 from attn_jax.probe.select import Selection
 from tests import testing
 from tests.policies import checkpoints
@@ -118,6 +124,51 @@ def test_removed_keys(policy):
     alone = policy.run(one, noise=noise[1:], removed=removed[1:]).actions
     np.testing.assert_allclose(both[1], alone[0], atol=1e-5)
     assert np.abs(both - plain).max(axis=(1, 2)).min() > 1e-5
+
+
+def test_explained_alone_and_in_a_batch(folder):
+    policy = load_policy(folder)
+    prepared = prepare(policy.description, checkpoints.observation(2))
+    noise = policy.noise(jax.random.key(6), 2)
+    found = policy.explain(prepared, noise)
+    for item in range(2):
+        one = prepare(policy.description, rows(checkpoints.observation(2), item))
+        [alone] = policy.explain(one, noise[item : item + 1])
+        same_records(found[item], alone)
+        assert alone.keys() == {"prefix.relevance", "suffix.relevance"}
+        valid = policy.run(one, noise=noise[item : item + 1]).prefix_valid[0]
+        keys = np.abs(alone["suffix.relevance"].values).sum((0, 1, 2, 3, 4))[: len(valid)]
+        assert (keys[~valid] == 0).all() and keys[valid].max() > 0
+    assert found[0]["suffix.relevance"].layout != found[1]["suffix.relevance"].layout
+    with pytest.raises(InputError, match="noise"):
+        policy.explain(prepared, noise[:1])
+
+
+@pytest.mark.parametrize("stream", ["prefix", "suffix"])
+def test_explained_is_what_scaling_the_edges_does(policy, stream):
+    """To first order, by central differences of the explained number."""
+    prepared = prepare(policy.description, checkpoints.observation(1))
+    noise = policy.noise(jax.random.key(7), 1)
+    record = policy.explain(prepared, noise)[0][f"{stream}.relevance"]
+    watched = functools.partial(sample, policy.config, watch=True)
+    args = (policy._params, prepared.inputs, noise)
+    streams = discover(watched, layouts_of(policy.config, prepared, 0), *args)
+    step, layer = 0.05, 1 if stream == "suffix" else 0
+    where = {"streams": (stream,), "layers": (layer,)}
+    scaled = [ScaleValues("image/front", 1 + sign * step, **where) for sign in (1, -1)]
+    edits = resolve_edits(scaled, streams)
+    run = jax.jit(intervened(lambda *args: sample(policy.config, *args)[0]))
+    up, down = (
+        0.5
+        * np.square(
+            np.asarray(run(edits[i], *args).actions, np.float64)[..., : checkpoints.ACTION]
+        ).sum()
+        for i in range(2)
+    )
+    keys = record.layout.positions("image/front", "key")
+    explained = record.values[:, :, record.layers.index(layer)][..., keys].sum()
+    assert abs(explained) > 1e-4
+    np.testing.assert_allclose(explained, (up - down) / (2 * step), rtol=0.02)
 
 
 def test_one_program_for_prompts_of_similar_length(folder):
