@@ -196,6 +196,8 @@ def _checked(value: Any) -> tuple[Mapping[str, str], ...]:
     """The list of what was supervised; raises TypeError or ConfigError when it is none."""
     if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
         raise TypeError("supervision is no list of objects")
+    if not all(isinstance(text, str) for entry in value for text in entry.values()):
+        raise TypeError("supervision holds values that are no texts")
     return tuple(Supervision(**entry).to_json() for entry in value)
 
 

@@ -102,7 +102,8 @@ def test_what_was_supervised_is_known(folders, tmp_path):
     path = tmp_path / "lerobot" / "supervision.json"
     path.write_text(json.dumps(taught))
     assert open_checkpoint(tmp_path / "lerobot").identity()["supervision"] == taught
-    for damaged in ("[", "{}", "[1]", '[{"layer": "1"}]', '[{"layers": "first"}]'):
+    wrong = ('[{"layer": "1"}]', '[{"layers": "first"}]', '[{"layers": 1}]')
+    for damaged in ("[", "{}", "[1]", *wrong):
         path.write_text(damaged)
         with pytest.raises(CheckpointError, match=r"supervision\.json: damaged"):
             open_checkpoint(tmp_path / "lerobot")
