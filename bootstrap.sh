@@ -45,7 +45,8 @@ supported() {
     </dev/null >/dev/null 2>&1
 }
 
-usable() { supported "$python" && [ "$(cat "$place" 2>/dev/null)" = "$PWD" ]; }
+here=$(pwd -P)
+usable() { supported "$python" && [ "$(cat "$place" 2>/dev/null)" = "$here" ]; }
 
 if usable && [ -f "$stamp/profile" ]; then
   installed=$(cat "$stamp/profile")
@@ -129,7 +130,7 @@ if ! usable; then
   else
     "$base" -m venv "$venv" || die 1 "$base -m venv failed"
   fi
-  printf '%s\n' "$PWD" >"$place"
+  printf '%s\n' "$here" >"$place"
 fi
 rm -rf "$stamp" # from here until the end the environment is in no known state
 

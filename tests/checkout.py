@@ -32,6 +32,7 @@ def copy(folder: Path) -> Path:
     (programs / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     (programs / "python").chmod(0o755)
     (programs / "activate").touch()  # `environment` has set PATH
+    (folder / ".venv" / "attn_jax_place").write_text(f"{folder.resolve()}\n")
     stamp = folder / ".venv" / "attn_jax"
     stamp.mkdir()
     (stamp / "profile").write_text(_PROFILE)
