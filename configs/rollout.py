@@ -4,10 +4,11 @@
         --config=configs/rollout.py:libero,suite=libero_object --config.episodes=5 \
         --capture="streams=suffix;layers=last:2"
 
-Arguments: `libero` or `tabletop`; of LIBERO the `suite`, of the tabletop the `task`; `size` of the
-pictures, pixels. Things, colours, cameras and shadows of the tabletop are fields: see
-`configs/tabletop.py`. `tiny` runs a few steps of one episode. A LIBERO episode of 280 steps takes
-about 30 s of simulation with video on one core, and the predictions of the policy beside it.
+Arguments: `libero` or `tabletop`; of LIBERO the `suite`, of the tabletop the `task` and the number
+of `distractors` beside its target; `size` of the pictures, pixels. Shapes, colours, cameras and
+shadows of the tabletop are fields: see `configs/tabletop.py`. `tiny` runs a few steps of one
+episode. A LIBERO episode of 280 steps takes about 30 s of simulation with video on one core, and
+the predictions of the policy beside it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,20 @@ from ml_collections import config_dict
 from attn_jax.core.errors import ConfigError
 from configs import common, tabletop
 
+#: Of each environment, with defaults.
+_ARGUMENTS = {
+    "libero": {"suite": "libero_object"},
+    "tabletop": {"task": "pick", "distractors": tabletop.SCENE["distractors"]},
+}
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Configuration of launch.evaluate; `arg` as in the module docstring."""
-    given = common.parse_arg(
-        arg, libero=False, tabletop=False, suite="libero_object", task="pick", size=0, tiny=False
-    )
-    if given.libero == given.tabletop:
+    names = {item.partition("=")[0] for item in (arg or "").split(",")} & _ARGUMENTS.keys()
+    if len(names) != 1:
         raise ConfigError("name one environment: libero or tabletop")
+    name = names.pop()
+    given = common.parse_arg(arg, **{name: False}, **_ARGUMENTS[name], size=0, tiny=False)
     config = ml_collections.ConfigDict()
     # Of the first episode of every task, as in lerobot-eval; later ones count up. Noise of the
     # policy is drawn by seed, episode and call.
@@ -43,9 +50,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Record where the objects are at every prediction, and a video of every episode.
     config.masks = True
     config.video = True
-    if given.libero:
+    if name == "libero":
         config.env = {
-            "name": "libero",
+            "name": name,
             "suite": given.suite,
             # Numbers of tasks; empty means all.
             "task_ids": (0,) if given.tiny else (),
@@ -54,9 +61,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         }
     else:
         config.env = {
-            "name": "tabletop",
+            "name": name,
             "task": given.task,
             "size": given.size or 64,
             **tabletop.SCENE,
+            "distractors": given.distractors,
         }
     return config

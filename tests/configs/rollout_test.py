@@ -12,7 +12,8 @@ def test_environments():
     assert (config.seed, config.episodes, config.n_envs, config.max_steps) == (1000, 10, 1, None)
     tiny = get_config("libero,tiny")
     assert (tiny.episodes, tiny.max_steps, tiny.env.task_ids) == (1, 4, (0,))
-    assert get_config("tabletop,task=place").env.task == "place"
+    crowded = get_config("tabletop,task=place,distractors=3").env
+    assert (crowded.task, crowded.distractors) == ("place", 3)
 
 
 def test_a_tabletop_as_it_is_recorded():
@@ -22,7 +23,17 @@ def test_a_tabletop_as_it_is_recorded():
     assert get_config("tabletop,task=place,size=48").env.to_dict() == recorded
 
 
-@pytest.mark.parametrize("arg", [None, "libero,tabletop", "kitchen", "libero,size=big"])
+@pytest.mark.parametrize(
+    "arg",
+    [
+        None,
+        "libero,tabletop",
+        "kitchen",
+        "libero,size=big",
+        "libero,distractors=3",
+        "tabletop,suite=libero_goal",
+    ],
+)
 def test_bad_arguments(arg):
     with pytest.raises(ConfigError):
         get_config(arg)
