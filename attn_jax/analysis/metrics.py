@@ -19,6 +19,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "h1_1": (
         *overlap.METRICS,
         *(f"{name}_picture" for name in overlap.METRICS),
+        "overlap_picture_first",
         "bar_mass",
         "camera_mass",
         "visible",

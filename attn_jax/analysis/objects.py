@@ -35,7 +35,11 @@ from attn_jax.core.typing import Float, Int, NumpyArray
 
 
 def objects(study: Study, options: Options) -> Iterator[pd.DataFrame]:
-    """H1.1: overlap of maps (heads joined by their mean) with objects."""
+    """H1.1: overlap of maps (heads joined by their mean) with objects.
+
+    `overlap_picture_first` is that of the first call alone: before anything has moved, so that what
+    it has to do with the outcome is not what the outcome has done to the picture.
+    """
     source = study.base
     for stream, query in options.pairs():
         for camera in with_masks(source, options):
@@ -57,11 +61,19 @@ def objects(study: Study, options: Options) -> Iterator[pd.DataFrame]:
             found |= {f"{name}_picture": value for name, value in picture.items()}
             labels = {"query": query, "camera": camera}
             axes = {"env_step": maps.env_step, "layer": maps.layers}
+            objects = {"object": source.episode.objects}
             yield with_roles(
                 tables.tidy(
                     np.stack(list(found.values())),
-                    {"metric": list(found), **axes, "object": source.episode.objects},
+                    {"metric": list(found), **axes, **objects},
                     **labels,
+                ),
+                source,
+            )
+            first = {"env_step": maps.env_step[:1], "layer": maps.layers, **objects}
+            yield with_roles(
+                tables.tidy(
+                    found["overlap_picture"][:1], first, metric="overlap_picture_first", **labels
                 ),
                 source,
             )

@@ -101,9 +101,9 @@ def metric(name: str) -> Metric:
         if name.startswith(start):
             return Metric(f"{words.label} {name.removeprefix(start)}", words.unit)
     for ending, words in _ENDINGS.items():
-        known = METRICS.get(name.removesuffix(ending))
-        if name.endswith(ending) and known is not None:
-            return Metric(known.label + words, known.unit)
+        if name.endswith(ending):
+            whole = metric(name.removesuffix(ending))
+            return Metric(whole.label + words, whole.unit)
     return Metric(name.replace("_", " "), "")
 
 

@@ -39,6 +39,12 @@ QUESTIONS: dict[str, Question] = {
         "patch of the target over that of a patch outside: 1 is looking everywhere alike. IoU "
         "compares the hottest patches with the target.",
     ),
+    "first_look_by_outcome": Question(
+        "Does the first prediction already look more at the target in successes?",
+        "share of attention, success minus failure",
+        "Overlap with the target at the first prediction of every episode. Later on a policy also "
+        "looks at what it is about to pick up because it is there; here nothing has moved yet.",
+    ),
     "prompt_moves_first_attention": Question(
         "Does another prompt move the attention of the first prediction?",
         "change minus null floor",

@@ -53,6 +53,11 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
             "by": LAYERS,
             "where": {"role": ("target",)},
         },
+        "first_look_by_outcome": {
+            "metrics": ("overlap_picture_first",),
+            "by": LAYERS,
+            "where": {"role": ("target",)},
+        },
     },
     "h1": {
         "fidelity": {

@@ -100,6 +100,26 @@ def test_frames_that_do_not_show_an_object_do_not_count(tmp_path):
     assert curve == pytest.approx(0.6 * 0.25, rel=0.01)
 
 
+def test_the_first_look_is_of_the_first_call_alone(tmp_path):
+    """NaN where the first frame does not show the object, however well the others do."""
+
+    def hidden_first():
+        out = runs.masks()
+        out[0, 0] = False
+        return out
+
+    cube = {"object": "red_cube", "camera": "wrist"}
+    for name, seen in (("all", runs.masks), ("later", hidden_first)):
+        runs.write_run(tmp_path / name, share=0.4, seen=seen)
+        table = hypotheses.run(study_of(tmp_path / name), "h1_1", Options())
+        first = table[(table.metric == "overlap_picture_first") & (table.object == "red_cube")]
+        assert set(first.env_step) == {0} and len(first) == 2 * 2  # cameras and layers
+        assert value(table, metric="overlap_picture", **cube) == pytest.approx(0.4, rel=0.01)
+        expected = 0.4 if name == "all" else np.nan
+        found = value(table, metric="overlap_picture_first", **cube)
+        assert found == pytest.approx(expected, rel=0.01, nan_ok=True)
+
+
 def test_masses_are_those_recorded_where_sinks_are_removed(tmp_path):
     """The ranking of heads leaves out those that hardly look at a camera, by `mass`."""
     runs.write_run(tmp_path, picture=(16, 32), seen=lambda: runs.masks()[:, :, 8:24])

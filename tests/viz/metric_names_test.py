@@ -16,13 +16,15 @@ def test_every_measure_of_every_hypothesis_has_words_and_a_unit():
         assert words.unit, f"{name} has no words"
         assert "_" not in words.label
     # Nothing in the table that no hypothesis gives.
-    plain = {name.removesuffix("_picture").removesuffix("_first") for name in listed}
+    plain = {name.removesuffix("_first").removesuffix("_picture") for name in listed}
     assert set(METRICS) <= plain
 
 
 def test_endings_and_groups():
     assert metric("lift_picture").label == "lift in the picture"
     assert metric("jsd_first").label == "Jensen-Shannon divergence, first prediction"
+    both = "overlap in the picture, first prediction"
+    assert metric("overlap_picture_first").label == both
     assert metric("mass:image/wrist").label == "attention on image/wrist"
     assert metric("my_own").label == "my own" and metric("my_own").unit == ""
     labels = [words.label for words in METRICS.values()]
