@@ -199,7 +199,7 @@ def _rollouts() -> dict[str, Any]:
             raise ConfigError(f"--{name} is required")
     compile_cache.enable()
     info = rollout_evaluation.evaluate(
-        CONFIG.value,
+        app.value_of(CONFIG, "n_envs", "configs/rollout.py:tabletop"),
         checkpoint=CHECKPOINT.value,
         run=app.WORKDIR.value,
         selection=Selection.parse(CAPTURE.value) if CAPTURE.value else None,

@@ -175,4 +175,10 @@ def record_session(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
 
 
 if __name__ == "__main__":
-    app.run(main, config=CONFIG, needs_workdir=True)
+    app.run(
+        main,
+        config=CONFIG,
+        field="robot",
+        example="configs/toroidal_dot.py:size=64",
+        needs_workdir=True,
+    )
