@@ -41,6 +41,7 @@ JSON = flags.DEFINE_bool("json", False, "Print the machine-readable result as th
 # What an operating system answers to a path that cannot be used as it was asked to.
 UNUSABLE = (
     errno.EACCES,
+    errno.EEXIST,
     errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ENOTDIR,
@@ -175,13 +176,19 @@ def git_revision() -> str | None:
     return f"{revision}+changes" if revision and git("status", "--porcelain") else revision
 
 
-def prepare_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
-    """Makes the folder and writes `config.json` (resolved) and `run.json` (provenance)."""
+def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Makes the folder where it is missing; raises ConfigError when it is a file."""
     folder = pathlib.Path(workdir)
     if folder.exists() and not folder.is_dir():
         raise ConfigError("--workdir is a file", where=folder, fix="Name a folder")
     with files.disk_errors(folder, what="results"):
         folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def prepare_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
+    """Makes the folder and writes `config.json` (resolved) and `run.json` (provenance)."""
+    folder = make_workdir(workdir)
     write_json(folder / "config.json", config.to_dict())
     write_json(folder / "run.json", provenance(config.get("seed")))
     return folder
