@@ -158,4 +158,10 @@ def check_recorded(
 
 
 if __name__ == "__main__":
-    app.run(main, config=app.define_config(), needs_workdir=True)
+    app.run(
+        main,
+        config=app.define_config(),
+        field="hypotheses",
+        example="configs/analysis/all.py",
+        needs_workdir=True,
+    )

@@ -10,9 +10,11 @@ input, with one sentence on stderr; anything else is a defect with its traceback
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging as logging_lib
+import os
 import pathlib
 import platform
 import subprocess
@@ -35,6 +37,17 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for everything this run writes; made when missing."
 )
 JSON = flags.DEFINE_bool("json", False, "Print the machine-readable result as the last line.")
+
+# What an operating system answers to a path that cannot be used as it was asked to.
+UNUSABLE = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
 
 
 @functools.cache  # two launchers may be imported into one process, as tests do
@@ -163,13 +176,19 @@ def git_revision() -> str | None:
     return f"{revision}+changes" if revision and git("status", "--porcelain") else revision
 
 
-def prepare_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
-    """Makes the folder and writes `config.json` (resolved) and `run.json` (provenance)."""
+def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Makes the folder where it is missing; raises ConfigError when it is a file."""
     folder = pathlib.Path(workdir)
     if folder.exists() and not folder.is_dir():
         raise ConfigError("--workdir is a file", where=folder, fix="Name a folder")
     with files.disk_errors(folder, what="results"):
         folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def prepare_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
+    """Makes the folder and writes `config.json` (resolved) and `run.json` (provenance)."""
+    folder = make_workdir(workdir)
     write_json(folder / "config.json", config.to_dict())
     write_json(folder / "run.json", provenance(config.get("seed")))
     return folder
@@ -208,6 +227,8 @@ def run(
     main: Callable[..., Mapping[str, Any] | None],
     *,
     config: flags.FlagHolder | None = None,
+    field: str | None = None,
+    example: str = "configs/canvas.py",
     needs_workdir: bool = False,
     positional: bool = False,
     expand: Callable[[Sequence[str]], list[str]] = list,
@@ -218,6 +239,8 @@ def run(
       main: called as main(config, workdir) when `config` is given, else main(); its result is
         printed as one line of JSON when --json is set.
       config: the holder of `define_config`.
+      field: of the configurations that this launcher takes; see `value_of`.
+      example: a configuration that it takes.
       needs_workdir: whether --workdir is required.
       positional: call main(arguments) with the words that are no flags, for launchers with verbs.
       expand: what the command line is short for; raises ConfigError.
@@ -235,11 +258,9 @@ def run(
             result = main()
         else:
             if config.value is None:
-                raise ConfigError(
-                    "--config is required", fix="For example --config=configs/canvas.py"
-                )
+                raise ConfigError("--config is required", fix=f"For example --config={example}")
             workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
-            result = main(value_of(config), workdir)
+            result = main(value_of(config, field, example), workdir)
         logging.info("done in %.1f s", time.monotonic() - started)
         if JSON.value and result is not None:
             print(json.dumps(jsonable(result), sort_keys=True, allow_nan=False), flush=True)
@@ -252,13 +273,20 @@ def run(
         except InputError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(2)
+        except OSError as error:
+            # Rights and names of files are the user's to change, whoever meets them first.
+            if error.errno not in UNUSABLE or error.filename is None:
+                raise
+            text = f"error: {error.filename}: {os.strerror(error.errno).lower()}"
+            print(f"{text}. Name another place, or change this one", file=sys.stderr, flush=True)
+            sys.exit(2)
 
     def parse(argv: list[str]) -> list[str]:
         try:
             # config_flags looks for overrides there, whatever is parsed.
             sys.argv[:] = expand(argv)
             return flags.FLAGS(sys.argv)
-        except (flags.Error, AttributeError, OSError, ConfigError) as error:
+        except (flags.Error, AttributeError, KeyError, OSError, ConfigError) as error:
             print(f"error: {_flag_problem(error)}", file=sys.stderr, flush=True)
             sys.exit(2)
 
@@ -268,12 +296,29 @@ def run(
     absl.app.run(guarded, flags_parser=parse)
 
 
-def value_of(config: flags.FlagHolder) -> ml_collections.ConfigDict:
-    """The configuration that a flag names; raises `ConfigError` when there is no such file."""
+def value_of(
+    config: flags.FlagHolder, field: str | None = None, example: str | None = None
+) -> ml_collections.ConfigDict:
+    """The configuration that a flag names.
+
+    Args:
+      config: holder of the flag.
+      field: what every configuration of this kind has, and none of another kind.
+      example: a file of this kind.
+
+    Raises:
+      ConfigError: there is no such file, or it has no `field`.
+    """
     try:
-        config.value.keys()
+        fields = config.value.keys()
     except OSError as error:  # config_flags tells of a missing file only when it is used
         raise ConfigError(_flag_problem(error), where=f"--{config.name}") from error
+    if field is not None and field not in fields:
+        raise ConfigError(
+            f"is a configuration of another command: it has no {field}",
+            where=f"--{config.name}",
+            fix=f"For example --{config.name}={example}",
+        )
     return config.value
 
 
@@ -281,14 +326,18 @@ def _flag_problem(error: BaseException) -> str:
     """One sentence about flags that cannot be parsed.
 
     config_flags replaces the message of a ConfigError from get_config by its traceback, so the
-    first error of the chain is the one to show. It answers an unknown field by AttributeError and a
-    missing configuration file by OSError, once a field of it is overridden.
+    first error of the chain is the one to show. It answers an unknown field by AttributeError, a
+    field below one by KeyError, and a missing configuration file by OSError, once a field of it is
+    overridden.
     """
     chain = [error]
     while (earlier := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(earlier)
     if problems := [link for link in chain if isinstance(link, InputError)]:
         return str(problems[-1])
-    if isinstance(error, AttributeError):
-        return f"the configuration has no field {error}"
+    if isinstance(error, (AttributeError, KeyError)):
+        # Its text is a KeyError, or that of one: the name, and in a second line a guess.
+        text = error.args[0]
+        lines = str(text.args[0] if isinstance(text, KeyError) else text).splitlines()
+        return f"the configuration has no field {'. '.join(lines)}"
     return " ".join(str(chain[-1] if isinstance(error, OSError) else error).split())

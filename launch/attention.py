@@ -75,7 +75,8 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     """
     words = {"inspect": 2, "verify": 2, "convert": 3, "overlay": 2}
     if not arguments or words.get(arguments[0]) != len(arguments):
-        raise ConfigError(f"cannot {' '.join(arguments)!r}", fix=USAGE)
+        asked = f"cannot {' '.join(arguments)!r}" if arguments else "a verb is needed"
+        raise ConfigError(asked, fix=USAGE)
     if arguments[0] == "convert":
         source, target = (pathlib.Path(word) for word in arguments[1:])
         return convert(

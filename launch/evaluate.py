@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,7 +50,7 @@ from attn_jax.models.canvas.predict import as_float, recordable
 from attn_jax.probe.capture import capture, discover, to_records
 from attn_jax.probe.codecs import encode
 from attn_jax.probe.schema import start_run
-from attn_jax.probe.select import Selection, resolve
+from attn_jax.probe.select import Plan, Selection, resolve
 from attn_jax.probe.store import RecordWriter
 from attn_jax.train.checkpoints import load_metadata, load_params
 from configs import rollout
@@ -117,6 +117,10 @@ def main() -> dict[str, Any]:
     source = CanvasSource(load_frames(parts), config.geometry)
     world = canvas_evaluation.world_of([part.session for part in parts], config.geometry)
     params = load_params(CHECKPOINT.value, ema=EMA.value, step=step)
+    # What cannot be captured or written ends here, not after the evaluation.
+    if selection:
+        capture_plan(config, params, source, selection)
+    folder = app.make_workdir(app.WORKDIR.value) if app.WORKDIR.value else None
     settings = canvas_evaluation.EvaluationConfig(
         counterfactuals=COUNTERFACTUALS.value, rollouts=ROLLOUTS.value, horizon=HORIZON.value
     )
@@ -132,9 +136,7 @@ def main() -> dict[str, Any]:
         "data": [part.name for part in parts],
         "trained_on": trained_on(parts, metadata),
     }
-    if app.WORKDIR.value:
-        folder = pathlib.Path(app.WORKDIR.value)
-        folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
         pictures = result.pictures
         if selection is not None and record is not None:
             pictures = pictures | record_attention(
@@ -199,7 +201,7 @@ def _rollouts() -> dict[str, Any]:
             raise ConfigError(f"--{name} is required")
     compile_cache.enable()
     info = rollout_evaluation.evaluate(
-        CONFIG.value,
+        app.value_of(CONFIG, "n_envs", "configs/rollout.py:tabletop"),
         checkpoint=CHECKPOINT.value,
         run=app.WORKDIR.value,
         selection=Selection.parse(CAPTURE.value) if CAPTURE.value else None,
@@ -211,11 +213,31 @@ def _rollouts() -> dict[str, Any]:
 def _record_folder() -> pathlib.Path:
     """Where the record goes; raises ConfigError when something is there, before any work."""
     folder = pathlib.Path(RECORD.value or pathlib.Path(app.WORKDIR.value or ".") / "attention")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("is a file", where=folder, fix="Name a folder for the record")
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(
             "holds an attention record already", where=folder, fix="Remove it or name another one"
         )
     return folder
+
+
+def capture_plan(
+    config: CanvasConfig, params: Any, source: CanvasSource, selection: Selection
+) -> tuple[Callable[..., tuple[Any, Any]], Plan]:
+    """The model of `recordable(config)` with its attention, and what of it `selection` keeps.
+
+    Raises:
+      InputError: the model has no such stream, layer, head or token group.
+    """
+    recorded = recordable(config)
+    model = CanvasModel(recorded)
+
+    def apply(params: Any, canvas: jax.Array) -> tuple[Any, Any]:
+        return model.apply({"params": params}, as_float(canvas), mutable=["attn"])
+
+    one = source.gather(np.zeros(1, np.int64))["canvas"]
+    return apply, resolve(selection, discover(apply, layouts(recorded), params, one))
 
 
 def record_attention(
@@ -231,16 +253,9 @@ def record_attention(
     Returns:
       `attention_canvas` (calls, H, W, 3) uint8, the canvas of every recorded call.
     """
-    recorded = recordable(config)
-    model = CanvasModel(recorded)
-
-    def apply(params: Any, canvas: jax.Array) -> tuple[Any, Any]:
-        return model.apply({"params": params}, as_float(canvas), mutable=["attn"])
-
+    apply, plan = capture_plan(config, params, source, selection)
     chosen = canvas_evaluation.evenly(len(source), CALLS.value)
     batch = source.gather(chosen)
-    one = batch["canvas"][:1]
-    plan = resolve(selection, discover(apply, layouts(recorded), params, one))
     captured = capture(apply, plan, stack=False)
 
     @jax.jit
@@ -253,7 +268,7 @@ def record_attention(
         selection=selection,
         provenance={
             "family": "canvas",
-            "model": recorded.to_json(),
+            "model": recordable(config).to_json(),
             "config_hash": metadata["config_hash"],
             **app.provenance(metadata["config"].get("seed")),
         },

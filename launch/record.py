@@ -51,6 +51,7 @@ def build_robot(config: ml_collections.ConfigDict) -> ToroidalDot:
 
 def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Records into `workdir` and returns the summary that --json prints."""
+    refuse_existing(workdir)  # a session; the recorders of demonstrations go on with their own
     if config.robot.name == "tabletop":
         return record_demonstrations(config, workdir)
     if config.robot.name == "libero":
@@ -138,7 +139,6 @@ def _result(summary: Any, workdir: pathlib.Path) -> dict[str, Any]:
 
 def record_session(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Lets a selector act with a robot and writes a session into `workdir`."""
-    refuse_existing(workdir)
     episode_lengths(config.steps, config.episodes)  # bad numbers end here, before anything is made
     options = config.session
     robot = build_robot(config)
@@ -175,4 +175,10 @@ def record_session(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
 
 
 if __name__ == "__main__":
-    app.run(main, config=CONFIG, needs_workdir=True)
+    app.run(
+        main,
+        config=CONFIG,
+        field="robot",
+        example="configs/toroidal_dot.py:size=64",
+        needs_workdir=True,
+    )

@@ -33,7 +33,7 @@ from attn_jax.viz.canvas_attention import JOINS, View
 from attn_jax.viz.canvas_report import build_canvas_report
 from attn_jax.viz.canvas_run import load_canvas_run
 from attn_jax.viz.policy_report import SUCCESS_COLUMNS, build_policy_report
-from attn_jax.viz.report import DEFAULT_BUDGET, write_report
+from attn_jax.viz.report import DEFAULT_BUDGET, checked_page, write_report
 from launch import app
 from launch.policy_report import load_policy_run
 
@@ -104,6 +104,7 @@ def _view() -> View:
 def _policy() -> dict[str, Any]:
     if not _OUTPUT.value:
         raise ConfigError("--output is required", fix="Name an HTML file to write")
+    checked_page(_OUTPUT.value)
     report = build_policy_report(load_policy_run(_RUN.value, _AGGREGATE.value, _ROLLOUTS.value))
     page, numbers = write_report(report, _OUTPUT.value, budget=_MAX_BYTES.value)
     rates = page.with_suffix(".success.csv")
@@ -135,6 +136,7 @@ def write(
     Returns:
       Paths of the page and the twin, and the verdict.
     """
+    checked_page(output)  # drawing takes a while
     run = load_canvas_run(evaluation, train, attention)
     report = build_canvas_report(run, view)
     page, numbers = write_report(report, output, budget=budget)

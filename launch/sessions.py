@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     verb, *paths = arguments or ("",)
     if verb != "validate" or not paths:
         raise ConfigError(
-            "a verb and a session are needed" if not verb else f"cannot {verb!r}", fix=USAGE
+            "a verb and a session are needed" if not paths else f"cannot {verb!r}", fix=USAGE
         )
     reports = [validate_session(path) for path in paths]
     result = {"ok": all(report.ok for report in reports), "sessions": list(map(as_json, reports))}
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
             print(json.dumps(app.jsonable(result), sort_keys=True), flush=True)
         count = sum(len(report.problems) for report in reports)
         raise SessionError(
-            f"{count} problems in {', '.join(bad)}",
-            fix="Canvases across the steps named are left out; record again to have them",
+            f"{count} problem{'s' if count > 1 else ''} in {', '.join(bad)}",
+            fix="Canvases across steps without a line are left out; record again to have them",
         )
     return result
 

@@ -208,4 +208,4 @@ def start_distributed(config: ml_collections.ConfigDict) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, config=CONFIG, needs_workdir=True)
+    app.run(main, config=CONFIG, field="task", needs_workdir=True)

@@ -133,7 +133,7 @@ def _read_frames(
                 raise SessionError(
                     error.what,
                     where=file,
-                    fix="Run launch.sessions validate; skip_missing leaves its canvases out",
+                    fix="Delete its line from the events: canvases across it are then left out",
                 ) from error
             readable[row] = False
             continue
@@ -144,7 +144,7 @@ def _read_frames(
             raise SessionError(
                 f"frame is {frame.shape[0]}x{frame.shape[1]}, the ones before {size[0]}x{size[1]}",
                 where=file,
-                fix="Pass frame_size to resize all frames",
+                fix="All frames of a model have one size; launch.sessions validate names others",
             )
         frames[row] = to_frame(frame, size)
     if frames is None:

@@ -70,7 +70,7 @@ class CanvasSource:
                 f"frames are {store.frame_size} (height, width), the canvas takes "
                 f"{geometry.frame_size}",
                 where=", ".join(store.names),
-                fix="Set the canvas's frame size, or pass frame_size to load_frames to resize",
+                fix="A model takes frames of the one size that it was trained on",
             )
         self.store = store
         self.geometry = geometry

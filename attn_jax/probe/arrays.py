@@ -137,7 +137,8 @@ def _brief(error: ValueError) -> str:
 def _spec(folder: pathlib.Path) -> dict[str, Any]:
     return {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": f"{folder.absolute()}/"},
+        # TensorStore takes no path with `..` in it.
+        "kvstore": {"driver": "file", "path": f"{folder.resolve()}/"},
         "context": _CONTEXT,
         # An all-zero map must not look like a missing one.
         "store_data_equal_to_fill_value": True,

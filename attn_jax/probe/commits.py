@@ -81,7 +81,7 @@ def read_commits(path: str | os.PathLike[str]) -> Committed:
             raise RecordError(
                 f"line {number + 1} of the commit log is damaged",
                 where=file,
-                fix=f"Calls 0 to {number - 1} are readable when the log is cut there",
+                fix=f"The {number} calls before are readable when the log is cut there",
             )
         commits.append(commit)
         num_bytes += len(line)

@@ -105,7 +105,7 @@ def resolve(train: Any) -> None:
     The schedule `lerobot` is shrunk to a run that is shorter, its warm-up in proportion.
 
     Raises:
-      ConfigError: the length of the cosine follows from nothing.
+      ConfigError: the length of the cosine follows from nothing, or is no longer than the warm-up.
     """
     optim = train.optim
     if optim.schedule == "lerobot" and 0 < train.steps < optim.decay_steps:
@@ -116,6 +116,12 @@ def resolve(train: Any) -> None:
             raise ConfigError(
                 "train.optim.decay_steps is 0 and so is train.steps",
                 fix="Give the update at which the learning rate reaches its floor",
+            )
+        if train.steps <= optim.warmup_steps:  # OptimConfig would name a field that nobody set
+            raise ConfigError(
+                f"train.steps is {train.steps}, and the learning rate warms up for "
+                f"{optim.warmup_steps} updates",
+                fix="Train for longer, or set train.optim.warmup_steps",
             )
         optim.decay_steps = train.steps
 

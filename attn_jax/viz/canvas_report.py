@@ -289,11 +289,13 @@ def rollout_blocks(run: CanvasRun) -> tuple[Block, ...]:
         f"Fed with its own predictions, the model's error goes from {in_words(error[0])} one step "
         f"ahead to {in_words(error[-1])} at step {horizon[-1]}. "
     )
-    story += (
-        f"From step {worse[0]} on it is no better than repeating the last seen frame."
-        if worse
-        else "It stays below repeating the last seen frame at every step."
-    )
+    if not worse:
+        story += "It stays below repeating the last seen frame at every step."
+    elif worse == horizon[-len(worse) :]:
+        story += f"From step {worse[0]} on it is no better than repeating the last seen frame."
+    else:  # copying may get worse faster than the model does
+        steps = f"step{'s' if len(worse) > 1 else ''} {', '.join(map(str, worse))}"
+        story += f"At {steps} it is no better than repeating the last seen frame."
     hits = found.get("hit_rate_3px") or []
     rates = {}
     if any(h is not None for h in hits):

@@ -306,6 +306,14 @@ def _data_uri(picture: Picture, rung: int) -> str:
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
+def checked_page(path: PathLike) -> pathlib.Path:
+    """The path of a page; raises ReportError when it has no `.html` suffix."""
+    page = pathlib.Path(path)
+    if page.suffix != ".html":
+        raise ReportError("a report is written to a file ending in .html", where=page)
+    return page
+
+
 def write_report(
     report: Report, path: PathLike, *, budget: int = DEFAULT_BUDGET
 ) -> tuple[pathlib.Path, pathlib.Path]:
@@ -318,9 +326,7 @@ def write_report(
       ReportError: when the page does not fit, or the path has no `.html` suffix.
       DiskFullError: no space left; an earlier page stays.
     """
-    page = pathlib.Path(path)
-    if page.suffix != ".html":
-        raise ReportError("a report is written to a file ending in .html", where=page)
+    page = checked_page(path)
     html = render(report, budget=budget)
     numbers = json.dumps(twin(report), indent=2, sort_keys=True, allow_nan=False) + "\n"
     with files.disk_errors(page, what="a report"):

@@ -22,9 +22,11 @@ def main(config, workdir):
     if config.steps == 14:
         with testing.full_disk(), open(workdir, "wb") as file:
             file.write(b"result")
+    if config.steps == 15:
+        open(workdir).close()
     return {"steps": config.steps, "workdir": workdir}
 
-app.run(main, config=CONFIG, needs_workdir=True)
+app.run(main, config=CONFIG, field="steps", example="good.py", needs_workdir=True)
 """
 
 CONFIG = """
@@ -32,6 +34,8 @@ import ml_collections
 from attn_jax.core.errors import ConfigError
 
 def get_config(arg=None):
+    if arg == "other":
+        return ml_collections.ConfigDict({"robot": {"size": 3}})
     if arg == "bad":
         raise ConfigError("bad argument", fix="Leave it out")
     return ml_collections.ConfigDict({"steps": 3})
@@ -64,12 +68,19 @@ def test_result_is_the_last_line(launcher):
     [
         (["--config=CONFIG", "--workdir=out", "--config.steps=13"], "steps: thirteen. Choose"),
         (["--config=CONFIG:bad", "--workdir=out"], "bad argument. Leave it out"),
-        (["--config=CONFIG", "--workdir=out", "--config.size=1"], "has no field"),
+        (["--config=CONFIG", "--workdir=out", "--config.size=1"], "has no field 'size'"),
+        (
+            ["--config=CONFIG", "--workdir=out", "--config.stepz=1"],
+            "'stepz'. Did you mean \"steps\"",
+        ),
+        (["--config=CONFIG", "--workdir=out", "--config.robot.size=1"], "has no field 'robot'"),
+        (["--config=CONFIG:other", "--workdir=out"], "has no steps. For example --config=good.py"),
+        (["--config=CONFIG", "--workdir=/dev/null/x", "--config.steps=15"], "x: not a directory"),
         (["--config=CONFIG", "--workdir=out", "--config.steps=x"], "--config.steps=x"),
         (["--config=nowhere.py", "--workdir=out"], "nowhere.py"),
         (["--config=nowhere.py", "--workdir=out", "--config.steps=1"], "nowhere.py"),
         (["--config=CONFIG"], "--workdir is required"),
-        (["--workdir=out"], "--config is required"),
+        (["--workdir=out"], "--config is required. For example --config=good.py"),
         (["--config=CONFIG", "--workdir=out", "--fast"], "fast"),
         (["--config=CONFIG", "--workdir=out", "verb"], "unexpected arguments"),
     ],

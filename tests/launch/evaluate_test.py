@@ -11,7 +11,7 @@ import pytest
 from absl.testing import flagsaver
 
 from attn_jax.core.canvas import CanvasGeometry
-from attn_jax.core.errors import ConfigError
+from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.data.episodes import episode_folder, read_episode
 from attn_jax.data.parts import Part, stretch
 from attn_jax.data.pipeline import CanvasSource, load_frames
@@ -39,6 +39,33 @@ def parsed_flags():
     with flagsaver.flagsaver():
         evaluate.flags.FLAGS(["evaluate", "--checkpoint=x", "--data=y", "--calls=3"])
         yield
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--workdir={file}", "--workdir is a file"),
+        ("--record={file}", "is a file. Name a folder for the record"),
+        ("--capture=layers=9", "layers: 9 is outside"),
+        ("--capture=queries=action", "unknown token group 'action'"),
+    ],
+)
+def test_what_cannot_be_written_or_captured_is_refused_before_the_evaluation(
+    tmp_path, monkeypatch, flag, said
+):
+    (tmp_path / "file").touch()
+    session = write_session(tmp_path / "s", 8)
+    blank = np.zeros((1, *CONFIG.geometry.canvas_size, 3), np.float32)
+    params = jax.eval_shape(CanvasModel(CONFIG).init, jax.random.key(0), blank)["params"]
+    metadata = {"family": "canvas", "model": CONFIG.to_json()}
+    monkeypatch.setattr(evaluate, "load_metadata", lambda *_, **__: metadata)
+    monkeypatch.setattr(evaluate, "load_params", lambda *_, **__: params)
+    monkeypatch.setattr(evaluate.canvas_evaluation, "evaluate", None)  # not to be reached
+    words = ["evaluate", "--checkpoint=x", f"--data={session}", "--capture=all"]
+    words += [f"--workdir={tmp_path / 'out'}", flag.format(file=tmp_path / "file")]
+    evaluate.flags.FLAGS(words)
+    with pytest.raises(InputError, match=said):
+        evaluate.main()
 
 
 @pytest.mark.parametrize("decode", ["last_layer", "slot"])

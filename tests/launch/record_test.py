@@ -46,6 +46,14 @@ def test_bad_input_ends_with_one_sentence(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: no standard toroidal dot of 65 pixels")
 
 
+def test_demonstrations_do_not_go_into_a_session(tmp_path):
+    record.main(config(), tmp_path / "dot")
+    before = (tmp_path / "dot" / "config.json").read_bytes()
+    with pytest.raises(SessionError, match="already holds a session"):
+        record.main(tabletop.get_config("tiny"), tmp_path / "dot")
+    assert (tmp_path / "dot" / "config.json").read_bytes() == before
+
+
 def test_metadata_and_episodes(tmp_path):
     summary = record.main(config(episodes=3), tmp_path / "dot")
     assert summary["episodes"] == 3 and summary["actions"] == 6

@@ -6,7 +6,7 @@ import json
 import pytest
 from absl.testing import flagsaver
 
-from attn_jax.core.errors import ConfigError
+from attn_jax.core.errors import ConfigError, InputError
 from attn_jax.probe.store import RecordWriter
 from launch import report
 from tests import testing
@@ -74,6 +74,11 @@ def test_every_folder_must_be_named():
     ):
         report.flags.FLAGS(["report", "--evaluation=x", "--train=y", "--output="])
         report.main()
+
+
+def test_a_page_of_another_suffix_is_refused_before_anything_is_read():
+    with pytest.raises(InputError, match=r"ending in \.html"):
+        report.write("nowhere", "nowhere", "page.txt")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def test_bad_session_names_its_steps(session):
     (session / "frames" / "frame_000004.png").unlink()
     done = testing.run_python("-m", "launch.sessions", "validate", str(session), "--json")
     assert done.returncode == 2
-    assert "error: 1 problems in" in done.stderr
+    assert "error: 1 problem in" in done.stderr
     (problem,) = json.loads(done.stdout)["sessions"][0]["problems"]
     assert (problem["kind"], problem["step"]) == ("missing_frame", 4)
 

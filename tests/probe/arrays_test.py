@@ -107,6 +107,16 @@ def test_metadata_is_what_the_format_promises(tmp_path):
     assert data["attributes"] == {"unit": "none"}
 
 
+def test_a_path_may_go_up(tmp_path):
+    (tmp_path / "beside").mkdir()
+    folder = tmp_path / "beside" / ".." / "values"
+    array = arrays.create(folder, "float16", CALL)
+    arrays.write_call(folder, array, 0, rows()[0].astype(np.float16)[..., :6])
+    np.testing.assert_array_equal(
+        arrays.read_vector(folder), arrays.read_vector(tmp_path / "values")
+    )
+
+
 def test_a_call_is_one_file_and_the_array_grows(tmp_path):
     array = arrays.create(tmp_path / "a", "float32", (1, 1, 1, 2, 2))
     map_ = np.zeros((1, 1, 1, 2, 2), np.float32)

@@ -77,6 +77,9 @@ def test_the_cosine_ends_with_the_run_unless_said_otherwise():
     train.optim.decay_steps = train.steps = 0
     with pytest.raises(ConfigError, match="decay_steps"):
         config_lib.resolve(train)
+    train.optim.warmup_steps = train.steps = 50
+    with pytest.raises(ConfigError, match=r"train\.steps is 50.*for 50 updates.*warmup_steps"):
+        config_lib.resolve(train)
 
 
 @pytest.mark.parametrize(

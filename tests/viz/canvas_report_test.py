@@ -92,11 +92,21 @@ def test_the_curve_says_when_it_beats_copying(run):
     assert "20 training samples." in story(high)
 
 
-def test_rollouts_say_when_they_stop_being_useful(run):
-    rollout = {**run.evaluation["rollout"], "plain_mse": [0.001] * 3 + [0.05] * 5}
-    evaluation = {**run.evaluation, "rollout": rollout}
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ([0.001] * 3 + [0.05] * 5, "From step 4 on it is no better than repeating"),
+        ([0.05] * 2 + [0.001] * 6, "At steps 1, 2 it is no better than repeating"),
+        ([0.001] * 7 + [0.05], "From step 8 on it is no better than repeating"),
+        ([0.001] * 8, "It stays below repeating"),
+    ],
+)
+def test_rollouts_say_when_they_are_of_no_use(run, error, said):
+    copied = run.evaluation["rollout"]["copy_last_mse"]
+    assert all(0.001 < c < 0.05 for c in copied)
+    evaluation = {**run.evaluation, "rollout": {**run.evaluation["rollout"], "plain_mse": error}}
     words = canvas_report.rollout_blocks(dataclasses.replace(run, evaluation=evaluation))[0]
-    assert "From step 4 on it is no better" in words.paragraphs[0]
+    assert isinstance(words, report.Text) and said in words.paragraphs[0]
 
 
 def test_parts_that_were_not_evaluated_are_named(run):

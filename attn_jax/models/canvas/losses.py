@@ -9,6 +9,7 @@ unclamped.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +47,11 @@ class LossConfig:
                 f"unknown loss weighting {self.weighting!r}",
                 fix=f"Use one of {', '.join(WEIGHTINGS)}",
             )
-        if not 0 <= self.alpha <= 1 or self.foreground <= 0:
+        # Weights of NaN or infinity would make every step one that is skipped.
+        if not 0 <= self.alpha <= 1 or not 0 < self.foreground < math.inf:
             raise ConfigError("loss needs alpha in [0, 1] and a positive foreground weight")
+        if not math.isfinite(self.beta):
+            raise ConfigError(f"loss needs a finite beta, got {self.beta}")
 
 
 def hybrid_loss(error2: Float[Array, "*n"], weight: Float[Array, "*n"], alpha: float, beta: float):

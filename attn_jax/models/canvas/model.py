@@ -74,6 +74,9 @@ class CanvasConfig:
                     f"canvas model has no {field} {getattr(self, field)!r}",
                     fix=f"Use one of {', '.join(allowed)}",
                 )
+        for field in ("dim", "encoder_depth", "decoder_dim", "decoder_depth", "head_dim"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{field} must be at least 1, got {getattr(self, field)}")
         for field in ("dim", "decoder_dim"):
             if getattr(self, field) % self.head_dim or getattr(self, field) % 4:
                 raise ConfigError(

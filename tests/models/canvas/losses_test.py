@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +110,11 @@ def test_bad_settings_are_refused():
         LossConfig(weighting="grey")
     with pytest.raises(ConfigError, match="alpha"):
         LossConfig(alpha=1.5)
+    for weight in (0.0, math.nan, math.inf):
+        with pytest.raises(ConfigError, match="positive foreground"):
+            LossConfig(foreground=weight)
+    with pytest.raises(ConfigError, match="finite beta, got nan"):
+        LossConfig(beta=math.nan)
 
 
 if __name__ == "__main__":

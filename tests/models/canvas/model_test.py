@@ -239,6 +239,9 @@ def test_bad_sizes_and_choices_are_refused():
         dataclasses.replace(TINY, positions="polar")
     with pytest.raises(ConfigError, match="dim 18"):
         dataclasses.replace(TINY, dim=18)
+    for field in ("head_dim", "encoder_depth", "decoder_depth"):
+        with pytest.raises(ConfigError, match=f"{field} must be at least 1, got 0"):
+            dataclasses.replace(TINY, **{field: 0})
     with pytest.raises(ConfigError, match="slot"):
         dataclasses.replace(TINY, architecture="decoder_only", decode="slot")
     with pytest.raises(ConfigError, match=r"canvas has shape \(16, 16, 3\), this model needs"):
