@@ -42,6 +42,6 @@ def parse_arg(arg: str | None, **spec: bool | int | float | str) -> ml_collectio
             values[name] = type(default)(text)
         except ValueError as error:
             raise ConfigError(
-                f"config argument {name} takes a {type(default).__name__}, got {text!r}"
+                f"config argument {name} is of type {type(default).__name__}, got {text!r}"
             ) from error
     return ml_collections.ConfigDict(values)

@@ -21,7 +21,7 @@ def test_values_have_the_type_of_their_default():
     [
         ("sice=3", "unknown config argument 'sice'.*size"),
         ("size", "needs a value"),
-        ("size=big", "takes a int, got 'big'"),
+        ("size=big", "is of type int, got 'big'"),
         ("tiny=maybe", "takes true or false"),
     ],
 )
