@@ -316,7 +316,8 @@ def family_blocks(run: PolicyRun, name: str) -> tuple[Block, ...]:
         "g", "p", "Holm", "Benjamini-Hochberg",
     )  # fmt: skip
     blocks.append(Table(caption, columns, rows))
-    names = [metric(str(one)) for one in tests.metric.unique()]
+    hypothesis = str(tests.iloc[0].hypothesis)
+    names = [metric(str(one), hypothesis) for one in tests.metric.unique()]
     units_of = "; ".join(f"{one.label}: {one.unit}" for one in names if one.unit)
     if units_of:
         blocks.append(Text(f"Units: {units_of}."))
