@@ -146,8 +146,11 @@ def test_the_floor_that_was_made_is_named_and_shown(kinds):
     fidelity = Family("fidelity", "h1", ("fidelity",), test="above", by=(), beside="null_floor")
     table = aggregate(rows, (prompt, fidelity), seed=0, resamples=99)
     assert table.floor_kinds.tolist() == [",".join(kinds), ""]
-    report = build_policy_report(run_of(table=table, rows=rows))
+    gaps = {"prompt_moves_actions": {"floor_gaps": ["no frame in episode_00002"]}}
+    summary = run_of().summary | {"families": gaps}
+    report = build_policy_report(run_of(table=table, rows=rows, summary=summary))
     blocks = section(report, "prompt-moves-actions").blocks
+    assert any("laxer than declared: no frame in episode_00002." in str(b) for b in blocks)
     words = " ".join(b.paragraphs[0] for b in blocks if isinstance(b, Text))
     assert ("a paraphrase" in words) == ("paraphrase" in kinds) and "other noise" in words
     shown = next(b for b in blocks if isinstance(b, Table))
