@@ -125,6 +125,9 @@ def aggregate_runs(
         if data is not None:
             app.write_json(workdir / name, data)
     summary = summarise(table, [episode.facts for episode in found.episodes], families)
+    for name, facts in summary["families"].items():
+        for gap in facts["floor_gaps"]:
+            logging.warning("family %r: null floor with %s", name, gap)
     summary["missing"] = dict(missing)
     summary["left_out"] = {family.name: f"{family.hypothesis} was not run" for family in left_out}
     summary["seed"], summary["resamples"] = seed, int(config["resamples"])
@@ -232,6 +235,7 @@ def summarise(
             "found_bh": int((rows.p_bh <= ALPHA).sum()),
             "smallest_p_holm": float(rows.p_holm.min()),
             "null_floor": float(rows.null_floor.max()),
+            "floor_gaps": [gap for gap in dict.fromkeys(rows.floor_gaps.dropna()) if gap],
             "power_note": notes[0] if notes else "",
         }
     return out

@@ -102,6 +102,28 @@ def define_prompts() -> flags.FlagHolder:
 
 
 @functools.cache
+def define_noise_seeds() -> flags.FlagHolder:
+    """Defines `--noise_seeds`; None where it is not given, every launcher has its default."""
+    return flags.DEFINE_integer(
+        "noise_seeds",
+        None,
+        "Predictions from other noise on every frame; default 0, of launch.study 2.",
+        lower_bound=0,
+    )
+
+
+@functools.cache
+def define_occlude_fills() -> flags.FlagHolder:
+    """Defines `--occlude_fills`; None where it is not given, every launcher has its default."""
+    return flags.DEFINE_list(
+        "occlude_fills",
+        None,
+        "What hides patches: black, mean, blur, noise, key_removal; default black,mean, of"
+        " launch.study mean.",
+    )
+
+
+@functools.cache
 def define_relevance() -> flags.FlagHolder:
     """Defines `--relevance`."""
     return flags.DEFINE_bool(

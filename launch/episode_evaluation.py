@@ -41,16 +41,14 @@ from attn_jax.probe.schema import continue_run
 from attn_jax.probe.select import Selection
 from attn_jax.probe.store import RecordWriter
 from attn_jax.train.progress import ProgressBar
-from launch import app, compile_cache, episode_variants
+from launch import app, compile_cache, episode_variants, variant_flags
 from launch.episode_occlusion import BaseMaps, Hidden, hidden_patches
 from launch.episode_sources import EpisodeSource, matched_cameras, open_source, with_cameras
 from launch.episode_variants import BASE, Occlusion, Variant, make_variants, turned
 from launch.pace import Pace
 
 PROMPTS = app.define_prompts()
-NOISE_SEEDS = flags.DEFINE_integer(
-    "noise_seeds", 0, "Predictions from other noise on every frame.", lower_bound=0
-)
+NOISE_SEEDS = app.define_noise_seeds()
 BATCH = flags.DEFINE_integer("batch", 4, "Frames predicted together.", lower_bound=1)
 RENAME = flags.DEFINE_list("rename", [], "Camera of the recording:camera of the checkpoint, ...")
 RECORDED_CAMERAS = flags.DEFINE_list(
@@ -114,15 +112,15 @@ def from_flags(root: str, checkpoint: str, tokenizer: str | None, seed: int) -> 
     settings = Settings(
         run=pathlib.Path(app.WORKDIR.value),
         prompts=prompts,
-        noise_seeds=NOISE_SEEDS.value,
+        noise_seeds=NOISE_SEEDS.value or 0,
         batch=BATCH.value,
         seed=seed,
         cameras=RECORDED_CAMERAS.value,
         rename=rename,
         reading={f.name: f.value for f in (MASKS, KEYFRAME_STEP) if f.value != f.default},
         relevance=RELEVANCE.value,
-        occlusion=episode_variants.occlusion_from_flags(cameras, num_layers),
-        rotate=episode_variants.rotate_from_flags(),
+        occlusion=variant_flags.occlusion_from_flags(cameras, num_layers),
+        rotate=variant_flags.rotate_from_flags(),
         provenance={
             **description.provenance(),
             "source": source.kind,

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from attn_jax.analysis.fidelity import SHARE
 from attn_jax.analysis.studies import capture_fix
@@ -34,21 +33,7 @@ from attn_jax.probe.select import Selection
 #: A way to hide patches without changing pixels: no token may look at theirs.
 KEY_REMOVAL = "key_removal"
 WAYS = (*FILLS, KEY_REMOVAL)
-
-OCCLUDE = flags.DEFINE_list(
-    "occlude", [], "Layers whose most-looked-at patches are hidden: numbers, or last."
-)
-OCCLUDE_FILLS = flags.DEFINE_list(
-    "occlude_fills", ["black", "mean"], f"What hides them: {', '.join(WAYS)}."
-)
-OCCLUDE_SHARE = flags.DEFINE_float("occlude_share", SHARE, "Share of the patches that is hidden.")
-OCCLUDE_CAMERAS = flags.DEFINE_list(
-    "occlude_cameras", [], "Cameras of the checkpoint; empty takes those of the first episode."
-)
-OCCLUDE_SEEDS = flags.DEFINE_integer(
-    "occlude_seeds", 1, "Noise seeds, the base's and others of --noise_seeds.", lower_bound=1
-)
-ROTATE = flags.DEFINE_list("rotate", [], "Degrees by which pictures are turned: 90,180,270.")
+DEFAULT_FILLS = ("black", "mean")
 
 BASE = "base"
 SETS = ("high", "control")
@@ -92,7 +77,7 @@ class Occlusion:
 
     layers: tuple[int, ...]
     cameras: tuple[str, ...]
-    fills: tuple[str, ...] = ("black", "mean")
+    fills: tuple[str, ...] = DEFAULT_FILLS
     share: float = SHARE
     seeds: int = 1
 
@@ -279,39 +264,6 @@ def _lacking(selection: Selection, hiding: Sequence[Hiding], num_layers: int) ->
 
 def _named(group: str, names: Sequence[str]) -> bool:
     return any(name in ("all", "valid") or fnmatch.fnmatchcase(group, name) for name in names)
-
-
-def occlusion_from_flags(cameras: Sequence[str], num_layers: int) -> Occlusion | None:
-    """What --occlude and its companions ask for; None when nothing is to be hidden.
-
-    Args:
-      cameras: of the checkpoint, those that are taken unless --occlude_cameras names some.
-      num_layers: of the action expert.
-
-    Raises:
-      ConfigError: values that cannot be.
-    """
-    if not OCCLUDE.value:
-        return None
-    words = [str(num_layers - 1) if word == "last" else word for word in OCCLUDE.value]
-    if not all(word.isdecimal() for word in words):
-        raise ConfigError(
-            f"{','.join(OCCLUDE.value)} are no layers", where="--occlude", fix="Write last or 3,11"
-        )
-    return Occlusion(
-        tuple(int(word) for word in words),
-        tuple(OCCLUDE_CAMERAS.value or cameras),
-        tuple(OCCLUDE_FILLS.value),
-        OCCLUDE_SHARE.value,
-        OCCLUDE_SEEDS.value,
-    )
-
-
-def rotate_from_flags() -> tuple[int, ...]:
-    """The angles of --rotate; raises `ConfigError`."""
-    if not all(word.isdecimal() for word in ROTATE.value):
-        raise ConfigError(f"{','.join(ROTATE.value)} are no degrees", where="--rotate")
-    return tuple(int(word) for word in ROTATE.value)
 
 
 def turned(episode: Episode, degrees: int) -> Episode:

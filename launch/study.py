@@ -1,13 +1,17 @@
 """From a checkpoint to a report, in one command.
 
     python -m launch.study --checkpoint=CHECKPOINT --env=tabletop --workdir=OUT [--trials=40]
+        [--noise_seeds=2] [--occlude_fills=mean,key_removal]
 
 Runs the policy in an environment, then again over the frames it met with other words, other noise
 and hidden patches, analyses every hypothesis, tests them over the episodes and writes the report.
+--prompts, --noise_seeds (2 unless given), --occlude_fills (`mean` unless given), --capture and
+--relevance are those of `launch.evaluate --episodes`; patches are chosen by the last layer.
+
 Every step is an ordinary command, printed before it runs. What was interrupted goes on when the
-same command is given again. Prompts and hypotheses may be other ones then: rollouts stay, other
-prompts are added, and what was analysed otherwise is analysed again. Another capture, or
---relevance, needs OUT/run/ to be removed.
+same command is given again. Prompts, noise seeds, fills and hypotheses may be other ones then:
+rollouts stay, other variants are added and earlier ones kept, and what was analysed otherwise is
+analysed again. Another capture, or --relevance, needs OUT/run/ to be removed.
 
     OUT/rollouts/      episodes, videos and eval_info.json of launch.evaluate --env
     OUT/run/           the same frames with attention, and the variants of them
@@ -30,6 +34,7 @@ from attn_jax.probe.select import Selection
 from configs import rollout
 from launch import app
 from launch.analysed import check_config
+from launch.episode_variants import Occlusion, make_variants
 from launch.rollout_evaluation import env_factory
 from launch.steps import Step, prepare, run_steps
 
@@ -44,6 +49,8 @@ MAX_STEPS = flags.DEFINE_integer(
     "max_steps", None, "Steps of an episode; default the environment's.", lower_bound=1
 )
 PROMPTS = app.define_prompts()
+NOISE_SEEDS = app.define_noise_seeds()
+OCCLUDE_FILLS = app.define_occlude_fills()
 RELEVANCE = app.define_relevance()
 FRESH = app.define_fresh()
 HYPOTHESES = config_flags.DEFINE_config_file(
@@ -53,6 +60,8 @@ HYPOTHESES = config_flags.DEFINE_config_file(
 #: Of attention in a policy.
 STREAMS = ("prefix", "suffix")
 DEFAULT_PROMPTS = "configs/prompts/swap.yaml"
+DEFAULT_NOISE_SEEDS = 2
+DEFAULT_FILLS = ("mean",)
 #: What the hypotheses need: maps per query group, words, one map per action, masses.
 DEFAULT_CAPTURE = (
     "layers=all;queries=text,action,text/word/*;reduce=patch_map,suffix.group_mass,suffix.head_mean"
@@ -83,11 +92,13 @@ def check_inputs() -> None:
     """Finds what can be wrong with any step before the first one takes its time.
 
     Raises:
-      InputError: a configuration, prompts, a capture, an environment or a checkpoint that a later
-        step would refuse.
+      InputError: a configuration, prompts, fills, a capture, an environment or a checkpoint that
+        a later step would refuse.
     """
     check_config(app.jsonable(app.value_of(HYPOTHESES).to_dict()))
-    read_prompts(PROMPTS.value or DEFAULT_PROMPTS)
+    # Layer and camera are found later and are right: here it is the fills that are checked.
+    occlusion = Occlusion((0,), ("camera",), fills())
+    make_variants(read_prompts(PROMPTS.value or DEFAULT_PROMPTS), noise_seeds(), occlusion)
     selection = Selection.parse(CAPTURE.value or DEFAULT_CAPTURE)
     unknown = [name for name in selection.streams if name not in ("all", *STREAMS)]
     if unknown:
@@ -98,6 +109,16 @@ def check_inputs() -> None:
     layers = describe(CHECKPOINT.value).config.architecture.depth
     for stream in STREAMS if "all" in selection.streams else selection.streams:
         selection.layers_of(layers, stream)
+
+
+def noise_seeds() -> int:
+    """Of --noise_seeds."""
+    return DEFAULT_NOISE_SEEDS if NOISE_SEEDS.value is None else NOISE_SEEDS.value
+
+
+def fills() -> tuple[str, ...]:
+    """Of --occlude_fills."""
+    return DEFAULT_FILLS if OCCLUDE_FILLS.value is None else tuple(OCCLUDE_FILLS.value)
 
 
 def steps(folder: pathlib.Path) -> list[Step]:
@@ -129,9 +150,9 @@ def steps(folder: pathlib.Path) -> list[Step]:
                 f"--checkpoint={CHECKPOINT.value}",
                 f"--episodes={rollouts}",
                 f"--prompts={PROMPTS.value or DEFAULT_PROMPTS}",
-                "--noise_seeds=2",
+                f"--noise_seeds={noise_seeds()}",
                 "--occlude=last",
-                "--occlude_fills=mean",
+                f"--occlude_fills={','.join(fills())}",
                 f"--seed={SEED.value}",
                 f"--capture={capture}",
                 *(("--relevance",) if RELEVANCE.value else ()),

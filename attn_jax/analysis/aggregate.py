@@ -54,7 +54,8 @@ class Family:
       where: column -> allowed values; other rows are not looked at.
       reference: of `above`: what the mean is compared with.
       floor: of `floor`: kinds of variants that make the null floor; the largest of their means is
-        the floor of an episode.
+        the floor of an episode. One that has only some of them gets the largest of those, a laxer
+        floor, and `floor_gaps` of the test names it.
       beside: a measure of the same hypothesis whose mean over episodes stands beside every test as
         `null_floor`; it is not tested.
       alternative: `two-sided`, `greater` or `less`.
@@ -120,7 +121,8 @@ class _Means:
 
     Attributes:
       units: means per episode of what is tested.
-      floors: null floors per episode, of the kinds in `floor_kinds`.
+      floors: means per episode of every kind that makes a floor, a column each; NaN where the
+        episode has none.
       floor_kinds: kinds of variants that made a floor.
       beside: per episode, the measure that stands beside the tests.
     """
@@ -213,7 +215,8 @@ def aggregate(
       One row per test, with the columns `COLUMNS`. `p` is that of the primary test, `p_holm` and
       `p_bh` are adjusted over all `family_size` tests of the family, of which `tested` have a
       number; the others count as p = 1. `difference` is success - failure, the mean - reference,
-      or the mean - floor; `ci_low`, `ci_high` are its BCa interval.
+      or the mean - floor; `ci_low`, `ci_high` are its BCa interval. `floor_gaps` names the kinds of
+      `Family.floor` that episodes of the test lack.
 
     Raises:
       ConfigError: two families of one name, or a family without rows.
@@ -224,11 +227,13 @@ def aggregate(
 
 
 def _floors(floors: Any, family: Family) -> pd.DataFrame:
-    """The null floor per episode, layer and so on, whatever the variant it is set against."""
+    """Means per episode, layer and so on of every kind that makes a floor, a column each."""
     shared = [c for c in family.by if c not in ("variant", "kind")]
     means = tables.mean_over(floors, ["episode", *shared, "variant", "kind"])
     by_kind: Any = tables.mean_over(means, ["episode", *shared, "kind"])
-    return by_kind.groupby(["episode", *shared], observed=True)["value"].max().reset_index()
+    by_kind["kind"] = by_kind["kind"].astype(str)
+    wide = by_kind.set_index(["episode", *shared, "kind"])["value"].unstack("kind")
+    return wide.reindex(columns=pd.Index(family.floor)).reset_index()
 
 
 def _tests(means: _Means, family: Family, seed: int, resamples: int) -> list[dict[str, Any]]:
@@ -290,14 +295,15 @@ def _single(
     resamples: int,
 ) -> dict[str, Any]:
     value = group.value.to_numpy(np.float64)
-    reference = np.full(len(value), family.reference)
+    reference, given = np.full(len(value), family.reference), None
     if floors is not None:
         here = floors
         for column, label in labels.items():
             if column in floors.columns:
                 here = here[here[column] == label]
-        by_episode = dict(zip(here.episode, here.value, strict=True))
-        reference = np.array([by_episode.get(name, np.nan) for name in group.episode])
+        by_kind = here.assign(episode=here.episode.astype(str)).set_index("episode")
+        given = by_kind[list(family.floor)].reindex(group.episode.astype(str))
+        reference = given.max(axis=1).to_numpy(np.float64)
     difference = value - reference
     used = np.isfinite(difference)
     x = difference[used]
@@ -316,6 +322,7 @@ def _single(
         "n": len(x),
         "mean": _mean(value[used]),
         "reference": _mean(reference[used]),
+        "floor_gaps": "" if given is None else _gaps(given[used]),
         "d": d,
         "g": stats.hedges_g(d, len(x), groups=1),
         "minimal_d": minimal,
@@ -323,6 +330,16 @@ def _single(
         if len(x) >= 2 and minimal <= stats.LARGE_EFFECT
         else f"{len(x)} episodes: too few to find d = {stats.LARGE_EFFECT} with 80% power",
     }
+
+
+def _gaps(given: Any) -> str:
+    """Kinds (columns) that episodes (rows) have no floor of, with the names of the episodes."""
+    lacking = {kind: list(given.index[given[kind].isna()]) for kind in given.columns}
+    return "; ".join(
+        f"no {kind} in {'any episode' if len(names) == len(given) else ', '.join(names)}"
+        for kind, names in lacking.items()
+        if names
+    )
 
 
 def _row(found: Sequence[stats.Result], family: Family, interval: stats.Interval) -> dict[str, Any]:
@@ -366,6 +383,7 @@ COLUMNS: tuple[str, ...] = (
     "reference",
     "null_floor",
     "floor_kinds",
+    "floor_gaps",
     "difference",
     "ci_low",
     "ci_high",

@@ -24,8 +24,8 @@ from attn_jax.analysis.options import (
     with_masks,
     with_roles,
 )
-from attn_jax.analysis.studies import Study, capture_fix
-from attn_jax.core.errors import MissingInputError
+from attn_jax.analysis.studies import KINDS, ON_PURPOSE, Study, capture_fix
+from attn_jax.core.errors import MissingInputError, RecordError
 from attn_jax.core.typing import NumpyArray
 
 #: Measures of H2.1 that are given for the first call too.
@@ -40,10 +40,22 @@ def prompt(study: Study, options: Options) -> Iterator[pd.DataFrame]:
 
     Raises:
       MissingInputError: no such variant, or maps that were not recorded.
-      RecordError: a variant of other calls, layers, heads or steps than the base.
+      RecordError: a variant of other calls, layers, heads or steps than the base, or with a
+        `method` that is not known.
     """
     base = study.base
-    variants = study.of_kind("noise", "paraphrase", "counterfactual", "negation", "empty")
+    variants = {
+        key: other
+        for key, other in study.variants.items()
+        if not any(name in other.episode.info for name in ON_PURPOSE)
+    }
+    for key, other in variants.items():
+        if other.kind not in ("noise", *KINDS.values()):
+            raise RecordError(
+                f"unknown method {other.kind!r} in the info of the variant",
+                where=f"{study.name}, variant {key}",
+                fix=f"Write none, {', '.join(KINDS)}, or remove the variant",
+            )
     if not variants:
         raise MissingInputError(
             "no run with another prompt or noise",

@@ -31,7 +31,16 @@ from attn_jax.probe.store import RecordReader
 
 SUCCESS, FAILURE, UNKNOWN = "success", "failure", "unknown"
 #: How a prompt was changed -> the kind of comparison it makes.
-KINDS = {"style": "paraphrase", "object_swap": "counterfactual", "custom": "counterfactual"}
+KINDS = {
+    "style": "paraphrase",
+    "paraphrase": "paraphrase",
+    "object_swap": "counterfactual",
+    "custom": "counterfactual",
+    "negation": "negation",
+    "empty": "empty",
+}
+#: Names in the info of runs made on purpose, whatever their prompt.
+ON_PURPOSE = ("intervention", "vqa", "rotation")
 
 
 @runtime_checkable
@@ -95,7 +104,7 @@ class Source:
         if "intervention" in info:
             facts = info["intervention"]
             return str(facts.get("kind", "occlusion") if isinstance(facts, Mapping) else facts)
-        for name in ("vqa", "rotation"):
+        for name in ON_PURPOSE:
             if name in info:
                 return name
         method = str(info.get("method") or "")

@@ -1,7 +1,8 @@
 """What the measures and queries of an analysis are called in words, and in which unit they are.
 
-metric("lift_picture").label       # lift in the picture
-metric("mass:image/wrist").unit    # share of attention
+metric("lift_picture").label           # lift in the picture
+metric("mass:image/wrist").unit        # share of attention
+metric("overlap", "relevance").unit    # share of the camera's gradient times attention
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ class Metric:
 
 
 _SHARE = "share of attention"
+_CAMERA_SHARE = "share of the camera's"
 _CHANGE = "probability per patch"
 
 #: By the name in the column `metric`; `metric` knows endings and groups besides.
 METRICS: dict[str, Metric] = {
-    "overlap": Metric("overlap", "share of attention on the object"),
+    "overlap": Metric("overlap", f"{_CAMERA_SHARE} attention"),
     "area_fraction": Metric("area of the object", "share of the picture"),
-    "lift": Metric("lift", "share of attention over share of area"),
+    "lift": Metric("lift", f"{_CAMERA_SHARE} attention over share of area"),
     "concentration": Metric("concentration", "mean of a patch inside over outside the object"),
     "mean_inside": Metric("mean attention inside", _CHANGE),
     "mean_outside": Metric("mean attention outside", _CHANGE),
@@ -43,7 +45,7 @@ METRICS: dict[str, Metric] = {
     "bar_mass": Metric("attention on letterbox bars", _SHARE),
     "camera_mass": Metric("attention on the camera", _SHARE),
     "visible": Metric("frames that show the object", "share of the frames"),
-    "fidelity": Metric("fidelity", "mean squared change of the actions over their variance"),
+    "fidelity": Metric("fidelity", "squared, attended minus control patches, over the variance"),
     "mse_high": Metric("change without the attended patches", "squared, over the variance"),
     "mse_control": Metric("change without the control patches", "squared, over the variance"),
     "matched_share": Metric("controls of the same shape", "share of the calls"),
@@ -87,16 +89,29 @@ _ENDINGS = {"_picture": " in the picture", "_first": ", first prediction"}
 #: What stands before the name of a token group -> words and unit.
 _GROUPS = {
     "mass:": Metric("attention on", _SHARE),
-    "rollout:": Metric("attention through all layers from", _SHARE),
+    "rollout:": Metric("attention through all layers from", "share of the rollout"),
     "flow:": Metric("flow through all layers from", "flow, at most 1"),
-    "relevance:": Metric("relevance of", "share of relevance"),
+    "relevance:": Metric("relevance of", "share of gradient times attention"),
 }
+#: Hypothesis -> what its maps are made of, where that is not attention.
+_MADE_OF = {"rollout": "rollout", "relevance": "gradient times attention"}
+#: Measures of objects that those hypotheses share with the ones about attention.
+_OF_MAPS = ("overlap", "lift")
 
 
-def metric(name: str) -> Metric:
-    """A measure in words; one that is not known is called by its name, without a unit."""
+def metric(name: str, hypothesis: str = "") -> Metric:
+    """A measure in words; one that is not known is called by its name, without a unit.
+
+    Args:
+      name: as in the column `metric`.
+      hypothesis: as in the column of that name; empty takes the words of maps of attention.
+    """
     if name in METRICS:
-        return METRICS[name]
+        found = METRICS[name]
+        if name in _OF_MAPS and hypothesis in _MADE_OF:
+            unit = found.unit.replace("attention", _MADE_OF[hypothesis])
+            return dataclasses.replace(found, unit=unit)
+        return found
     for start, words in _GROUPS.items():
         if name.startswith(start):
             return Metric(f"{words.label} {name.removeprefix(start)}", words.unit)

@@ -29,15 +29,15 @@ QUESTIONS: dict[str, Question] = {
     "target_lift": Question(
         "Does attention lie on the object that the prompt names?",
         "lift of the target minus 1",
-        "Lift is the share of attention on the object over its share of the picture: 1 is what "
-        "looking everywhere alike would give. The difference is lift - 1.",
+        "Lift is the share of the camera's attention that is on the object, over its share of the "
+        "picture: 1 is what looking everywhere alike would give. The difference is lift - 1.",
     ),
     "objects_by_outcome": Question(
         "Does attention on the target differ between success and failure?",
         "success minus failure",
-        "Overlap is the share of attention on the target. Concentration is the mean attention of a "
-        "patch of the target over that of a patch outside: 1 is looking everywhere alike. IoU "
-        "compares the hottest patches with the target.",
+        "Overlap is the share of the camera's attention that is on the target. Concentration is "
+        "the mean attention of a patch of the target over that of a patch outside: 1 is looking "
+        "everywhere alike. IoU compares the hottest patches with the target.",
     ),
     "first_look_by_outcome": Question(
         "Does the first prediction already look more at the target in successes?",

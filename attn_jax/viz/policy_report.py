@@ -316,10 +316,16 @@ def family_blocks(run: PolicyRun, name: str) -> tuple[Block, ...]:
         "g", "p", "Holm", "Benjamini-Hochberg",
     )  # fmt: skip
     blocks.append(Table(caption, columns, rows))
-    names = [metric(str(one)) for one in tests.metric.unique()]
+    hypothesis = str(tests.iloc[0].hypothesis)
+    names = [metric(str(one), hypothesis) for one in tests.metric.unique()]
     units_of = "; ".join(f"{one.label}: {one.unit}" for one in names if one.unit)
     if units_of:
         blocks.append(Text(f"Units: {units_of}."))
+    gaps = run.summary["families"].get(name, {}).get("floor_gaps", ())
+    if gaps:
+        blocks.append(
+            Text(f"The null floor of these tests is laxer than declared: {' / '.join(gaps)}.")
+        )
     reasons = [str(reason) for reason in tests.reason.dropna().unique() if str(reason)]
     if reasons:
         blocks.append(Text(f"Tests without a number: {'; '.join(reasons)}."))

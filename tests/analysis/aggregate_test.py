@@ -151,6 +151,28 @@ def test_what_made_the_floor_is_named_in_the_table():
     assert aggregate(rows(), (OUTCOME,), resamples=9).floor_kinds.tolist() == [""] * 6
 
 
+def test_a_kind_that_an_episode_lacks_is_named():
+    """e2 has other noise only: its floor is 0.1 where that of the others is 0.2."""
+    data = floored(0.4)
+    lacking = data[(data.episode != "e2") | (data.kind != "frame")]
+    family = Family("prompt", "h2_1", ("relative_l2",), test="floor", floor=("noise", "frame"))
+    assert aggregate(data, (family,), resamples=99).floor_gaps[0] == ""
+    found = aggregate(lacking, (family,), resamples=99).iloc[0]
+    assert found.floor_gaps == "no frame in e2" and found.n == 12
+    assert found.reference == pytest.approx((0.1 + 11 * 0.2) / 12, abs=0.02)
+    every = Family("prompt", "h2_1", ("relative_l2",), test="floor")
+    found = aggregate(lacking, (every,), resamples=99).iloc[0]
+    assert found.floor_gaps == "no frame in e2; no paraphrase in any episode"
+    # A kind without a number is no floor either.
+    unknown = data.assign(value=data.value.where((data.episode != "e2") | (data.kind != "frame")))
+    assert aggregate(unknown, (family,), resamples=99).floor_gaps[0] == "no frame in e2"
+    # Rows that come part by part.
+    reduced = Reduced((family,))
+    for _, part in lacking.groupby("episode", observed=True):
+        reduced.add(part)
+    assert reduced.table(resamples=99).floor_gaps[0] == "no frame in e2"
+
+
 def test_a_measure_stands_beside_the_tests():
     data = rows()
     family = Family("f", "h1_1", ("lift",), test="above", beside="overlap")

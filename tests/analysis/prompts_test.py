@@ -1,11 +1,14 @@
 """Tests of attn_jax.analysis.prompts on runs with planted attention."""
 
+import shutil
+
 import numpy as np
 import pytest
 
-from attn_jax.analysis import hypotheses
+from attn_jax.analysis import hypotheses, studies
 from attn_jax.analysis.options import Options, actions_like
 from attn_jax.core.errors import RecordError
+from attn_jax.data.prompts import METHODS
 from tests import testing
 from tests.analysis import runs
 from tests.analysis.runs import study_of, value
@@ -60,6 +63,24 @@ def test_a_variant_that_cannot_be_compared(tmp_path, changes, said):
     runs.write_run(tmp_path / "variants" / "odd", info={"method": "custom"}, **changes)
     with pytest.raises(RecordError, match=said):
         hypotheses.run(study_of(tmp_path), "h2_1", Options())
+
+
+def test_a_variant_of_unknown_method_is_not_left_out(tmp_path):
+    runs.write_run(tmp_path)
+    runs.write_variants(tmp_path)
+    runs.write_run(tmp_path / "variants" / "odd", info={"method": "synonym"})
+    with pytest.raises(RecordError, match=r"variant odd: unknown method 'synonym'.*style"):
+        hypotheses.run(study_of(tmp_path), "h2_1", Options())
+    # Runs made on purpose are of other hypotheses, whatever they say of a prompt.
+    shutil.rmtree(tmp_path / "variants" / "odd")
+    info = {"method": "synonym", "vqa": {"question": "?", "answer": "a"}}
+    runs.write_run(tmp_path / "variants" / "odd", info=info)
+    table = hypotheses.run(study_of(tmp_path), "h2_1", Options())
+    assert set(table.variant) == {"noise_1", "please", "ball", "empty", "next_frame"}
+
+
+def test_every_method_of_a_prompt_file_has_a_kind():
+    assert set(studies.KINDS) == set(METHODS)
 
 
 def test_actions_of_other_calls_are_not_compared(tmp_path):

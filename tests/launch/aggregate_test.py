@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from attn_jax.analysis import tables
-from attn_jax.analysis.aggregate import COLUMNS
+from attn_jax.analysis.aggregate import COLUMNS, Family, Reduced
 from attn_jax.core.errors import ConfigError, InputError
 from configs.analysis import all as all_hypotheses
 from configs.analysis import h1_1_objects
@@ -56,6 +56,7 @@ def test_table_finds_what_was_planted(aggregated):
     assert outcome.power_note.str.contains("4 and 4 episodes").all()
     moved = table[table.family == "prompt_moves_attention"]
     assert set(moved.n) == {4} and moved.reference.notna().all()
+    assert set(moved.floor_gaps) == {""}
     assert len(pd.read_csv(workdir / "table.csv")) == len(table)
     assert len(app.read_json(workdir / "table.json")) == len(table)
     families = summary["families"]
@@ -63,6 +64,18 @@ def test_table_finds_what_was_planted(aggregated):
     assert summary["outcomes"] == {"failure": 4, "success": 4}
     assert "attention_drifts" in summary["left_out"]
     assert summary["skipped"] == {"h2_1": 4}
+
+
+def test_a_laxer_floor_is_in_the_summary(aggregated):
+    """As if one episode had been run without a paraphrase."""
+    rows = pd.read_parquet(aggregated[0] / "rows.parquet")
+    name = rows.episode[rows.hypothesis == "h2_1"].iloc[0]
+    family = Family("prompt", "h2_1", ("relative_l2",), test="floor")
+    reduced = Reduced((family,))
+    reduced.add(rows[(rows.episode != name) | (rows.kind != "paraphrase")])
+    table = reduced.table(resamples=99)
+    facts = aggregate.summarise(table, [{"outcome": "success"}], (family,))["families"]["prompt"]
+    assert facts["floor_gaps"] == [f"no paraphrase in {name}"]
 
 
 def test_rows_of_all_episodes(analysed, aggregated):

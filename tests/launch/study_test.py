@@ -1,6 +1,7 @@
 """A tiny checkpoint from rollouts to the report, as one command."""
 
 import json
+import re
 
 import pytest
 
@@ -19,7 +20,8 @@ def test_from_a_checkpoint_to_a_report(tmp_path):
         "--trials=2", "--n_envs=2", "--max_steps=4", "--relevance",
         "--hypotheses=configs/analysis/all.py:lenient,tiny",
     )  # fmt: skip
-    done = testing.run_python("-m", "launch.study", *flags, timeout_s=560.0)
+    more = ("--noise_seeds=1", "--occlude_fills=mean,key_removal")
+    done = testing.run_python("-m", "launch.study", *flags, *more, timeout_s=560.0)
     assert done.returncode == 0, done.stderr
     assert f"report: {tmp_path / 'study' / 'report.html'}" in done.stdout
     numbers = json.loads((tmp_path / "study" / "report.json").read_text())
@@ -32,15 +34,20 @@ def test_from_a_checkpoint_to_a_report(tmp_path):
     assert floors["prompt_moves_actions"][0] == "noise,paraphrase"
     assert floors["fidelity"][1] > 0
     variants = tmp_path / "study" / "run" / "variants"
-    assert {folder.name for folder in variants.iterdir()} >= {
-        "noise_1",
-        "noise_2",
-        "other_object",
-        "politely",
-    }
+
+    def variants_there():
+        found = {folder.name for folder in variants.iterdir()}
+        hidden = {name for name in found if name.startswith("occlude_")}
+        return found - hidden, {re.split(r"_L\d+_|_(?:high|control)", n)[1] for n in hidden}
+
+    assert variants_there() == ({"noise_1", "other_object", "politely"}, {"mean", "key_removal"})
     # Rollouts are not repeated for what only later steps use.
     again = testing.run_python("-m", "launch.study", *flags, "--hypotheses.resamples=49")
     assert again.returncode == 0, again.stderr
+    assert "--noise_seeds=2 --occlude=last --occlude_fills=mean " in again.stdout
+    # What the defaults add; what was there stays.
+    assert variants_there()[0] == {"noise_1", "noise_2", "other_object", "politely"}
+    assert variants_there()[1] == {"mean", "key_removal"}
     aggregate = json.loads((tmp_path / "study" / "aggregate" / "summary.json").read_text())
     assert aggregate["resamples"] == 49
     refused = testing.run_python("-m", "launch.study", *flags, "--seed=5")
@@ -51,6 +58,9 @@ def test_from_a_checkpoint_to_a_report(tmp_path):
     ("flag", "said"),
     [
         ("--prompts=nope.yaml", "nope.yaml"),
+        ("--noise_seeds=-1", "noise_seeds"),
+        ("--occlude_fills=grey", "unknown fill 'grey'"),
+        ("--occlude_fills=mean,mean", "repeat"),
         ("--capture=layers=99", "layers"),
         ("--capture=streams=sufix", "unknown stream 'sufix'"),
         ("--hypotheses=nope.py", "nope.py"),

@@ -20,6 +20,17 @@ def test_every_measure_of_every_hypothesis_has_words_and_a_unit():
     assert set(METRICS) <= plain
 
 
+def test_a_unit_says_what_the_maps_are_made_of():
+    """The rollout and relevance hypotheses have no attention in their rows, all others have."""
+    made_of = {"rollout": "rollout", "relevance": "gradient times attention"}
+    for hypothesis, names in metrics.METRICS.items():
+        for name in {"overlap", "lift"} & {*names}:
+            unit = metric(name, hypothesis).unit
+            assert unit.startswith(f"share of the camera's {made_of.get(hypothesis, 'attention')}")
+    assert metric("relevance:text").unit == "share of gradient times attention"
+    assert metric("rollout:text").unit == "share of the rollout"
+
+
 def test_endings_and_groups():
     assert metric("lift_picture").label == "lift in the picture"
     assert metric("jsd_first").label == "Jensen-Shannon divergence, first prediction"

@@ -93,6 +93,21 @@ def test_families_and_pictures(report):
     assert "packages.jax" in html and "Wilson" in html and "a failure goes on (27 steps)" in html
 
 
+@pytest.mark.parametrize(
+    ("hypothesis", "family"),
+    [("relevance", "relevance_lies_on_target"), ("words", "nouns_look_at_their_object")],
+)
+def test_units_are_those_of_the_hypothesis(hypothesis, family):
+    made = run_of()
+    rows = made.rows.assign(hypothesis=hypothesis, metric="lift")
+    tests = [Family(family, hypothesis, ("lift",), test="above", reference=1.0)]
+    table = aggregate(rows, tests, seed=0, resamples=99)
+    asked = section(build_policy_report(run_of(rows=rows, table=table)), family.replace("_", "-"))
+    [said] = [b for b in asked.blocks if isinstance(b, Text) and "Units" in b.paragraphs[0]]
+    made_of = {"relevance": "gradient times attention"}.get(hypothesis, "attention")
+    assert said.paragraphs == (f"Units: lift: share of the camera's {made_of} over share of area.",)
+
+
 def test_what_was_taught_is_said():
     taught = [{"layers": "1,2", "heads": "0,1"}, {"layers": "all", "heads": "all"}]
     taught.append({**taught[0], "words": "red,cube", "word_layers": "0", "word_heads": "2,3"})
@@ -131,8 +146,11 @@ def test_the_floor_that_was_made_is_named_and_shown(kinds):
     fidelity = Family("fidelity", "h1", ("fidelity",), test="above", by=(), beside="null_floor")
     table = aggregate(rows, (prompt, fidelity), seed=0, resamples=99)
     assert table.floor_kinds.tolist() == [",".join(kinds), ""]
-    report = build_policy_report(run_of(table=table, rows=rows))
+    gaps = {"prompt_moves_actions": {"floor_gaps": ["no frame in episode_00002"]}}
+    summary = run_of().summary | {"families": gaps}
+    report = build_policy_report(run_of(table=table, rows=rows, summary=summary))
     blocks = section(report, "prompt-moves-actions").blocks
+    assert any("laxer than declared: no frame in episode_00002." in str(b) for b in blocks)
     words = " ".join(b.paragraphs[0] for b in blocks if isinstance(b, Text))
     assert ("a paraphrase" in words) == ("paraphrase" in kinds) and "other noise" in words
     shown = next(b for b in blocks if isinstance(b, Table))
