@@ -22,9 +22,11 @@ from typing import Any
 import numpy as np
 
 from attn_jax.core.canvas import CanvasGeometry
+from attn_jax.core.errors import RecordError
 from attn_jax.core.record import AttentionRecord
 from attn_jax.core.typing import PathLike
 from attn_jax.probe.store import RecordReader
+from attn_jax.probe.verify import verify
 from attn_jax.viz.report import ReportError
 
 _SKILL = ("plain_mse", "copy_last_mse", "best_constant_mse", "black_mse", "canvases")
@@ -163,8 +165,19 @@ def _full_maps(path: PathLike) -> dict[str, AttentionRecord]:
     """Streams of which whole maps were kept; their values are read when they are sliced.
 
     Shares of attention need every key: of a row without some of them no area can be told.
+
+    Raises:
+      RecordError: there is no record, or `launch.attention verify` finds it damaged; a flipped bit
+        would be drawn like any other number.
     """
     reader = RecordReader(path)
+    problems = verify(path).problems
+    if problems:
+        raise RecordError(
+            f"{len(problems)} problem{'s' if len(problems) > 1 else ''}, first {problems[0]}",
+            where=path,
+            fix="Record the attention again; launch.attention verify names all",
+        )
     records = [reader.record(name) for name in reader.names]
     return {r.stream: r for r in records if r.reduction == "full" and r.complete_rows}
 

@@ -54,6 +54,12 @@ def test_attention_is_read_from_a_record_store(folders):
     for name, record in read.records.items():
         np.testing.assert_array_equal(np.asarray(record.values[2]), source[name].values[2])
         assert record.layout == source[name].layout
+    chunk = next((folders[0] / "attention" / "decoder" / "c" / "1").rglob("0"))
+    damaged = bytearray(chunk.read_bytes())
+    damaged[len(damaged) // 2] ^= 0x40
+    chunk.write_bytes(damaged)
+    with pytest.raises(RecordError, match=r"decoder.*call 1"):
+        load_canvas_run(*folders)
 
 
 def test_maps_without_some_keys_are_no_whole_maps(folders):
