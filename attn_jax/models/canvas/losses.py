@@ -9,6 +9,7 @@ unclamped.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +47,12 @@ class LossConfig:
                 f"unknown loss weighting {self.weighting!r}",
                 fix=f"Use one of {', '.join(WEIGHTINGS)}",
             )
-        if not 0 <= self.alpha <= 1 or self.foreground <= 0:
-            raise ConfigError("loss needs alpha in [0, 1] and a positive foreground weight")
+        fine = 0 <= self.alpha <= 1 and math.isfinite(self.beta)
+        if not fine or not 0 < self.foreground < math.inf:
+            raise ConfigError(
+                "loss needs alpha in [0, 1], a finite beta and a finite, positive foreground, "
+                f"got {self.alpha}, {self.beta} and {self.foreground}"
+            )
 
 
 def hybrid_loss(error2: Float[Array, "*n"], weight: Float[Array, "*n"], alpha: float, beta: float):

@@ -106,6 +106,15 @@ def test_padding_is_left_out():
 def test_bad_settings_are_refused():
     with pytest.raises(ConfigError, match=r"unknown loss weighting 'grey'.*nonblack"):
         LossConfig(weighting="grey")
+    for fields in (
+        {"alpha": float("nan")},
+        {"beta": float("nan")},
+        {"beta": float("inf")},
+        {"foreground": float("nan")},
+        {"foreground": float("inf")},
+    ):
+        with pytest.raises(ConfigError, match=r"finite, positive foreground, got .*(nan|inf)"):
+            LossConfig(**fields)
     with pytest.raises(ConfigError, match="alpha"):
         LossConfig(alpha=1.5)
 
