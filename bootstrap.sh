@@ -9,7 +9,7 @@
 #
 # Quick when nothing has changed: a copy of the installed lock is kept in .venv, and a stronger set
 # satisfies a weaker one. A damaged or moved .venv is made anew. Packages are checked against the
-# hashes in requirements/*.lock.
+# hashes in requirements/*.lock; what is not in the lock is removed.
 #
 # Environment:
 #   ATTN_JAX_BASE_PYTHON   the Python 3.12 or 3.13 to use; otherwise one is looked for
@@ -144,6 +144,24 @@ if [ -n "$uv" ]; then
 else
   # An environment made by uv has no pip.
   "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip --upgrade >/dev/null
+  # What the lock does not ask for goes, as with uv's sync; first, because two packages may own one
+  # file. A new environment holds pip only, so that nothing else is kept.
+  surplus=$("$python" -I - "$lock" <<'PY'
+import importlib.metadata
+import sys
+
+from pip._vendor.packaging.requirements import Requirement
+from pip._vendor.packaging.utils import canonicalize_name
+
+with open(sys.argv[1], encoding="utf-8") as lock:
+    wanted = [Requirement(line.rstrip("\\ \n")) for line in lock if line[0].isalnum()]
+keep = {canonicalize_name(r.name) for r in wanted if r.marker is None or r.marker.evaluate()}
+names = {canonicalize_name(d.name) for d in importlib.metadata.distributions() if d.name}
+print(*sorted(names - keep - {"pip"}))
+PY
+  ) || die 1 "the packages in $venv could not be compared with $lock: remove $venv and try again"
+  [ -z "$surplus" ] || "$python" -m pip uninstall $quiet --disable-pip-version-check --yes $surplus ||
+    die 1 "packages that $lock has dropped could not be removed: remove $venv and try again"
   "$python" -m pip install $quiet --disable-pip-version-check --no-deps --require-hashes -r "$lock" ||
     die 1 "the packages of $lock could not be installed (see above); is the package index reachable?"
 fi

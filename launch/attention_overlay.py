@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -86,8 +87,9 @@ class Task:
     variants: bool = False
 
     def __post_init__(self):
-        if self.fps is not None and not self.fps > 0:
-            raise ConfigError(f"is {self.fps}", where="--fps", fix="Use a number above 0")
+        for flag, value in (("--fps", self.fps), ("--scale", self.look.scale)):
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"is {value}", where=flag, fix="Use a finite number above 0")
 
 
 def from_flags(run: pathlib.Path, cameras: Sequence[str] | None) -> dict[str, Any]:

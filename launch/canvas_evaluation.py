@@ -138,7 +138,8 @@ class EvaluationConfig:
     pictures: int = 6
 
     def __post_init__(self):
-        if self.batch_size < 1 or self.horizon < 1 or min(self.rollouts, self.pictures) < 0:
+        counts = (self.counterfactuals, self.rollouts, self.pictures)
+        if self.batch_size < 1 or self.horizon < 1 or min(counts) < 0:
             raise ConfigError(f"evaluation sizes must be positive, got {self}")
 
 

@@ -61,6 +61,10 @@ def build(config: ml_collections.ConfigDict) -> Built:
     """
     if not config.data.dataset:
         raise ConfigError("data.dataset is empty", fix="Give --config.data.dataset=FOLDER")
+    if not 0 <= config.data.cache_gb < math.inf:
+        raise ConfigError(
+            f"data.cache_gb is {config.data.cache_gb}", fix="It must be at least 0 and finite"
+        )
     dataset = open_dataset(config.data.dataset)
     cameras = [key.strip() for key in config.data.cameras.split(",") if key.strip()]
     start = open_checkpoint(config.init_from) if config.init_from else None

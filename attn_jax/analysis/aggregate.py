@@ -19,6 +19,7 @@ heads of an episode before anything is tested.
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -96,8 +97,8 @@ class Family:
         for kind in self.floor:
             if kind not in FLOORS:
                 raise _unknown("floor", kind, FLOORS, self.name)
-        if not isinstance(self.reference, (int, float)):
-            raise ConfigError(f"reference is {self.reference!r}, no number", where=self.name)
+        if not isinstance(self.reference, (int, float)) or not math.isfinite(self.reference):
+            raise ConfigError(f"reference is {self.reference!r}, no finite number", where=self.name)
         shown = (self.beside,) if self.beside else ()
         metrics.require(self.hypothesis, (*self.metrics, *shown), where=self.name)
         wrong = [c for c in (*self.by, *self.where) if c not in tables.COLUMNS]

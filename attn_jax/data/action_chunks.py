@@ -135,8 +135,9 @@ def split_episodes(count: int, share: float) -> tuple[NumpyArray, NumpyArray]:
       ConfigError: `share` is not in [0, 1), or one of the parts would be empty. With 0 nothing is
         held out.
     """
-    held = 0 if share == 0 else max(1, round(count * share))
-    if not 0 <= share < 1 or held >= count:
+    inside = 0 <= share < 1
+    held = max(1, round(count * share)) if inside and share else 0
+    if not inside or held >= count:
         raise ConfigError(
             f"a share of {share} of {count} episodes cannot be held out",
             fix="Record more episodes, or set data.validation_share between 0 and 1",

@@ -13,6 +13,7 @@ axis.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -71,7 +72,7 @@ def make_sampler(
         raise ConfigError(
             f"unknown sampling {sampling!r}", fix=f"Use one of {', '.join(SAMPLINGS)}"
         )
-    if min(size, batch_size, refresh_every) < 1 or temperature <= 0 or seed < 0:
+    if min(size, batch_size, refresh_every) < 1 or not 0 < temperature < math.inf or seed < 0:
         raise ConfigError(
             "batch_size, refresh_every and temperature must be positive and seed at least 0, got "
             f"{batch_size}, {refresh_every}, {temperature}, {seed} for {size} samples"

@@ -9,6 +9,7 @@ Usage:
 from __future__ import annotations
 
 import contextlib
+import json
 import logging as logging_std
 import os
 import pathlib
@@ -39,6 +40,7 @@ class _QuietOrbax(logging_std.Filter):
 logging.get_absl_logger().addFilter(_QuietOrbax())
 
 FORMAT = 1
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's name
 
 
 def find_checkpoint(path: PathLike, step: int | str = "latest") -> pathlib.Path:
@@ -85,8 +87,7 @@ def step_folder(folder: pathlib.Path, step: int) -> pathlib.Path:
 
 def _best(folder: pathlib.Path, steps: list[int]) -> pathlib.Path:
     """The checkpoint that the run marked as its best so far."""
-    newest = load_part(folder / str(steps[-1]), "host", None)
-    best = json_value(newest["host"]).get("best") or {}
+    best = load_host(folder / str(steps[-1]))["host"].get("best") or {}
     if best.get("step") not in steps:
         raise CheckpointError(
             "no best checkpoint is kept",
@@ -145,6 +146,52 @@ def load_part(folder: pathlib.Path, part: str, target: Any) -> Any:
         raise _damaged(folder / part, error) from error
 
 
+def load_host(folder: pathlib.Path) -> dict[str, Any]:
+    """What a checkpoint keeps beside its tensors.
+
+    Returns:
+      `host`, a dict; `data`, the state of the data iterator of every process; `checksums`, by
+      tensor name.
+
+    Raises:
+      CheckpointError: missing or damaged.
+    """
+    texts = load_part(folder, "host", None)
+    try:
+        values = {name: json_value(texts[name]) for name in ("host", "data", "checksums")}
+        values["data"] = [json_value(text) for text in values["data"]]
+        if not all(isinstance(values[name], dict) for name in ("host", "checksums")):
+            raise TypeError("it is not what was saved")
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder / "host", error) from error
+    return values
+
+
+def check_steps(folder: pathlib.Path) -> None:
+    """Checks what Orbax reads of all steps in a checkpoints folder when it opens the folder.
+
+    Raises:
+      CheckpointError: metadata are no JSON, or a metric that ranks a checkpoint is no number.
+    """
+    for path in sorted(folder.glob(f"[0-9]*/{_METADATA}")):
+        _read_json(path)
+    for path in sorted(folder.glob("[0-9]*/metrics/metrics")):
+        metrics = _read_json(path)  # those of earlier versions have no step
+        numbers = (metrics.get("best"), metrics.get("step", 0))
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            raise _damaged(path, TypeError("a metric is no number"))
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise TypeError("it holds no JSON object")
+    except (OSError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    return value
+
+
 def tensor_structs(folder: pathlib.Path, part: str) -> dict[str, Any]:
     """Tensor name -> something with `shape` and `dtype`, without reading the tensors."""
     try:
@@ -166,6 +213,7 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
       CheckpointError: missing or damaged, or its configuration was edited after it was written.
     """
+    _read_json(folder / _METADATA)  # Orbax reads some damage as if nothing had been saved
     try:
         metadata = ocp.checkpointables_metadata(os.fspath(folder)).custom_metadata
     except (OSError, ValueError, KeyError, TypeError, ocp.errors.InvalidLayoutError) as error:
@@ -187,8 +235,9 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _damaged(where: pathlib.Path, error: Exception) -> CheckpointError:
+    said = str(error).partition("\n")[0][:200]
     return CheckpointError(
-        f"the checkpoint is damaged ({type(error).__name__}: {str(error).splitlines()[0][:200]})",
+        f"the checkpoint is damaged ({type(error).__name__}: {said})",
         where=where,
         fix="Remove this step's folder to fall back to the checkpoint before it",
     )

@@ -34,9 +34,11 @@ from attn_jax.core.errors import CheckpointError, ConfigError, DiskFullError
 from attn_jax.core.typing import PathLike
 from attn_jax.train.checkpoint_files import (
     FORMAT,
+    check_steps,
     checksum,
     default_device,
     find_checkpoint,
+    load_host,
     load_part,
     read_metadata,
     saved_tensors,
@@ -44,7 +46,7 @@ from attn_jax.train.checkpoint_files import (
     tensor_structs,
     verify,
 )
-from attn_jax.train.host_text import json_text, json_value
+from attn_jax.train.host_text import json_text
 from attn_jax.train.sharding import gather_text, whole
 from attn_jax.train.step import TrainState
 
@@ -90,6 +92,7 @@ class Checkpoints:
 
     Raises:
       ConfigError: fewer are kept than a run needs.
+      CheckpointError: the metadata or metrics of a checkpoint in the folder are damaged.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class Checkpoints:
         self._checkpointer = self._open()
 
     def _open(self) -> ocp.training.Checkpointer:
+        check_steps(self.folder)
         always: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
         return ocp.training.Checkpointer(
             os.fspath(self.folder),
@@ -221,24 +225,22 @@ class Checkpoints:
                 where=folder,
                 fix="Use the configuration it was made with, or another --workdir",
             )
-        texts = load_part(folder, "host", None)
-        checksums = json.loads(texts["checksums"])
+        kept = load_host(folder)
         flat: dict[str, Any] = {}
         for name, target in targets.items():
             loaded = load_part(folder, name, {k: _as_struct(v) for k, v in target.items()})
-            verify(folder, name, loaded, checksums)
+            verify(folder, name, loaded, kept["checksums"])
             flat.update(loaded)
         paths, treedef = jax.tree_util.tree_flatten_with_path(like)
         state = treedef.unflatten([flat[_name(path)] for path, _ in paths])
-        data = json.loads(texts["data"])
+        data = kept["data"]
         if len(data) != jax.process_count():
             raise CheckpointError(
                 f"it was written by {len(data)} processes, this run has {jax.process_count()}",
                 where=folder,
                 fix="Continue with as many processes",
             )
-        mine = json_value(data[jax.process_index()])
-        return Restored(step, state, json_value(texts["host"]), mine)
+        return Restored(step, state, kept["host"], data[jax.process_index()])
 
     def _abandon(self, step: int) -> None:
         """Clears up after a save that failed, so that the folder can be used on."""
@@ -285,7 +287,7 @@ def load_params(path: PathLike, *, ema: bool = True, step: int | str = "latest")
         name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device) for name, s in stored.items()
     }
     loaded = load_part(folder, part, target)
-    verify(folder, part, loaded, json.loads(load_part(folder, "host", None)["checksums"]))
+    verify(folder, part, loaded, load_host(folder)["checksums"])
     names = {tuple(name.split("/")[1:]): value for name, value in loaded.items()}
     return flax.traverse_util.unflatten_dict(names)
 
@@ -323,7 +325,7 @@ def fingerprint(path: PathLike, *, ema: bool = True, step: int | str = "latest")
     """
     folder = find_checkpoint(path, step)
     part = "ema" if ema and (folder / "ema").is_dir() else "params"
-    checksums = json.loads(load_part(folder, "host", None)["checksums"])
+    checksums = load_host(folder)["checksums"]
     facts = [read_metadata(folder).get("config_hash"), int(folder.name), part, checksums]
     text = json.dumps(facts, sort_keys=True)
     return int(folder.name), f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -10,6 +10,7 @@ Usage:
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -174,7 +175,7 @@ def until(train: Any, best: tuple[str, str], stop_file: str) -> stopping.Any:
       ConfigError: nothing would end it, or a limit that ends it before it has begun.
     """
     for name in ("steps", "samples", "seconds"):
-        if not train[name] >= 0:
+        if not 0 <= train[name] < math.inf:
             raise ConfigError(
                 f"train.{name} is {train[name]}", fix="Give a positive limit, or 0 for none"
             )

@@ -100,7 +100,7 @@ class OptimConfig:
         for name in ("b1", "b2"):
             good = 0.0 <= getattr(self, name) < 1.0
             _require(good, name, getattr(self, name), "at least 0 and below 1")
-        _require(self.eps > 0, "eps", self.eps, "positive")
+        _require(0 < self.eps < math.inf, "eps", self.eps, "positive")
         _require(
             0.0 < self.plateau_factor < 1.0,
             "plateau_factor",
@@ -117,7 +117,7 @@ class OptimConfig:
             "positive",
         )
         _require(
-            self.clip_norm is None or self.clip_norm > 0,
+            self.clip_norm is None or 0 < self.clip_norm < math.inf,
             "clip_norm",
             self.clip_norm,
             "positive, or None for no clipping",

@@ -157,7 +157,7 @@ class Seconds(_Base):
     checkpoint that says how far it came.
 
     Raises:
-      ConfigError: unknown clock.
+      ConfigError: unknown clock, or a limit that never comes.
     """
 
     seconds: float
@@ -167,6 +167,7 @@ class Seconds(_Base):
     def __post_init__(self):
         if self.clock not in ("train", "wall"):
             raise ConfigError(f"clock {self.clock!r} is unknown", fix="Use train or wall")
+        _require(0 <= self.seconds < math.inf, "seconds", self.seconds, "at least 0 and finite")
 
     def left(self, progress: Progress) -> float:
         """Seconds that remain; negative afterwards."""
@@ -204,11 +205,17 @@ class Target(_Base):
       metric: name of the metric.
       value: bound, itself included.
       mode: `min`, at or below the bound; `max`, at or above.
+
+    Raises:
+      ConfigError: the bound is not finite.
     """
 
     metric: str
     value: float
     mode: str = "min"
+
+    def __post_init__(self):
+        _require(math.isfinite(self.value), "stop.target", self.value, "finite")
 
     def evaluated(self, state: ConditionState, evaluation: Evaluation) -> ConditionState:
         """Remembers the value of the metric."""
@@ -241,6 +248,9 @@ class Divergence(_Base):
       spike_threshold: multiple of the best value.
       spike_window: evaluations looked at.
       spike_frequency: share of spikes in the window.
+
+    Raises:
+      ConfigError: a value with which a rule would never or always hold; infinity turns one off.
     """
 
     metric: str
@@ -251,6 +261,13 @@ class Divergence(_Base):
     spike_threshold: float = 2.0
     spike_window: int = 15
     spike_frequency: float = 0.75
+
+    def __post_init__(self):
+        for name in ("gap", "ratio", "spike_threshold", "spike_frequency"):
+            value = getattr(self, name)
+            _require(value >= 0, f"stop.divergence.{name}", value, "at least 0")
+        window = self.spike_window
+        _require(window >= 1, "stop.divergence.spike_window", window, "at least 1")
 
     def init(self) -> ConditionState:
         """No evaluation yet."""
@@ -302,12 +319,21 @@ class Plateau(_Base):
       smoothing: weight of the new value.
       threshold: relative improvement that counts.
       patience: evaluations without improvement that stop.
+
+    Raises:
+      ConfigError: a value with which nothing or everything would count as improvement.
     """
 
     metric: str
     smoothing: float = 0.85
     threshold: float = 0.0015
     patience: int = 25
+
+    def __post_init__(self):
+        good = 0 < self.smoothing <= 1
+        _require(good, "stop.plateau.smoothing", self.smoothing, "above 0 and at most 1")
+        good = 0 <= self.threshold < math.inf
+        _require(good, "stop.plateau.threshold", self.threshold, "at least 0 and finite")
 
     def init(self) -> ConditionState:
         """No evaluation yet."""
@@ -370,6 +396,11 @@ class Any:
 
     def _key(self, index: int) -> str:
         return f"{index}:{type(self.conditions[index]).__name__}"
+
+
+def _require(good: bool, name: str, value: AnyType, expected: str) -> None:
+    if not good:
+        raise ConfigError(f"train.{name} is {value!r}", fix=f"It must be {expected}")
 
 
 def metric_of(evaluation: Evaluation, name: str) -> float:

@@ -55,6 +55,8 @@ class OverlayStyle:
     def __post_init__(self):
         if self.resize not in ("linear", "cubic", "blocks"):
             raise ConfigError(f"unknown resize {self.resize!r}", fix="Use linear, cubic or blocks")
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"the share of the map is {self.share}", fix="Use a number in [0, 1]")
 
 
 #: `seed1` and `seed2` look like the tools that came before (see docs/figures.md).

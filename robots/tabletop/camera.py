@@ -73,7 +73,7 @@ class Camera:
                 fix="Use positive sizes and an angle between 0 and 180",
             )
         axis = np.subtract(self.look_at, self.position)
-        if np.linalg.norm(np.cross(axis, self.up)) < 1e-9:
+        if not 1e-9 <= np.linalg.norm(np.cross(axis, self.up)) < np.inf:
             raise ConfigError(
                 "looks along its own up direction, or at itself", where=where, fix="Change `up`"
             )

@@ -225,6 +225,7 @@ def test_bad_families():
         ({"primary": "wilcoxn"}, r"unknown primary test 'wilcoxn'\. Use welch, mann_whitney"),
         ({"primary": "welch", "test": "above"}, "unknown primary test 'welch'"),
         ({"alternative": "grater"}, "unknown alternative 'grater'. Use two-sided, greater, less"),
+        ({"reference": float("nan")}, "a: reference is nan, no finite number"),
         ({"floor": ("nose",)}, "unknown floor 'nose'. Use noise, frame"),
     ],
 )

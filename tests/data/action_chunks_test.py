@@ -54,7 +54,7 @@ def test_episodes_are_held_out_whole(dataset):
     assert source.samples(held_out).tolist() == list(range(5, 12))
     assert [len(part) for part in split_episodes(40, 0.1)] == [36, 4]
     assert [len(part) for part in split_episodes(3, 0.0)] == [3, 0]
-    for count, share in ((1, 0.1), (4, 1.0), (4, -0.1)):
+    for count, share in ((1, 0.1), (4, 1.0), (4, -0.1), (4, float("nan"))):
         with pytest.raises(ConfigError, match="cannot be held out"):
             split_episodes(count, share)
 

@@ -120,6 +120,8 @@ def test_state_of_another_run(other):
         {"batch_size": 0},
         {"size": 0},
         {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
         {"refresh_every": 0},
         {"seed": -1},
     ],

@@ -129,10 +129,12 @@ def test_command(run):
     assert (run / "overlays" / "episode_00000" / "timestep_005_front.png").is_file()
 
 
-@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan")])
-def test_frames_per_second_are_checked(fps):
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf")])
+def test_frames_per_second_and_scale_are_checked(fps):
     with pytest.raises(ConfigError, match="--fps: is"):
         Task(Look(), fps=fps)
+    with pytest.raises(ConfigError, match="--scale: is"):
+        Task(Look(scale=fps))
 
 
 if __name__ == "__main__":

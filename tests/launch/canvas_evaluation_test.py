@@ -198,6 +198,8 @@ def test_a_recording_too_short_for_a_rollout_has_none(source, params):
     assert ce.rollouts(CONFIG, params, source, WORLD, long).numbers["rollout"]["horizon"][-1] == 12
     with pytest.raises(ConfigError, match="positive"):
         ce.EvaluationConfig(batch_size=0)
+    with pytest.raises(ConfigError, match="sizes must be positive"):
+        ce.EvaluationConfig(counterfactuals=-1)
 
 
 if __name__ == "__main__":

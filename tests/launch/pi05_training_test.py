@@ -186,6 +186,7 @@ def test_bad_configurations_are_named(dataset):
         ({"data.statistics": "none"}, r"data\.statistics: unknown kind"),
         ({"model.prompt_length": 8}, "model.prompt_length"),
         ({"data.validation_share": 1.0}, "cannot be held out"),
+        ({"data.cache_gb": float("nan")}, r"data\.cache_gb is nan"),
     ):
         with pytest.raises((ConfigError, ValueError), match=message):
             build(tiny(dataset, **changes))

@@ -235,5 +235,33 @@ def test_pip_is_used_on_request_and_a_useless_environment_is_not_called_ready(ch
     assert not checkout.log.exists(), "uv must not be called"
 
 
+@pytest.mark.slow
+def test_pip_removes_what_the_lock_does_not_ask_for(checkout):
+    """The packages are put where pip would put them, so that it has nothing to fetch."""
+    checkout.python("python3.12")
+    assert "making .venv" in checkout.run(ATTN_JAX_NO_UV="1").stdout
+    packages = next((checkout.root / ".venv" / "lib").glob("python3*")) / "site-packages"
+    for name in ("Kept_Package", "Old.Package", "setuptools", "elsewhere"):
+        (packages / f"{name}.py").touch()
+        info = packages / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "INSTALLER").write_text("pip\n")
+        files = [f"{name}.py", *(f"{info.name}/{f}" for f in ("METADATA", "INSTALLER", "RECORD"))]
+        (info / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+    fingerprint = f"    --hash=sha256:{'0' * 64}\n"
+    (checkout.root / "requirements" / "core.lock").write_text(
+        f"kept-package==1.0 \\\n{fingerprint}"
+        f"elsewhere==1.0 ; sys_platform == 'never' \\\n{fingerprint}"
+    )
+    done = checkout.run(ATTN_JAX_NO_UV="1")
+    assert "do not import" in done.stderr, "jax is in no lock here"
+    assert {file.name.split("-")[0] for file in packages.glob("*.dist-info")} == {
+        "Kept_Package",
+        "pip",
+    }
+    assert [file.name for file in packages.glob("*.py")] == ["Kept_Package.py"]
+
+
 if __name__ == "__main__":
     testing.main()

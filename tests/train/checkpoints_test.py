@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import shutil
 
 import jax
@@ -165,6 +166,51 @@ def test_damage_is_found(tmp_path, damage):
         load_params(tmp_path)
     with opened(tmp_path) as checkpoints, pytest.raises(CheckpointError, match="damaged"):
         checkpoints.restore(abstract_state(toy.ToyTask(), toy.OPTIM))
+
+
+@pytest.mark.parametrize("content", [b"", b'{"custom_meta', b"\x00\xff", b"[]"])
+def test_damaged_metadata_are_named(tmp_path, content):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, state_of())
+        checkpoints.save(2, state_of())
+    for step in (1, 2):  # resuming reads the metadata of all steps
+        file = tmp_path / str(step) / "_CHECKPOINT_METADATA"
+        whole = file.read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"_CHECKPOINT_METADATA: .*damaged.*Remove"):
+            opened(tmp_path)
+        if step == 2:
+            with pytest.raises(CheckpointError, match=r"_CHECKPOINT_METADATA: .*damaged.*Remove"):
+                load_metadata(tmp_path)
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"best": 1.', b"\xff", b"[]", b"{}", b'{"best": "1"}'])
+def test_damaged_metrics_are_named(tmp_path, content):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, state_of(), metric=1.0)
+    (tmp_path / "1" / "metrics" / "metrics").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"1/metrics/metrics: .*damaged.*Remove"):
+        opened(tmp_path)
+    assert_same(load_params(tmp_path), state_of().ema)
+
+
+@pytest.mark.parametrize("name", ["host", "data", "checksums"])
+@pytest.mark.parametrize("text", ["", "[", "3", None])
+def test_damaged_texts_are_named(tmp_path, name, text):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, state_of())
+    file = tmp_path / "1" / "host" / "_strings.json"
+    texts = json.loads(file.read_text())
+    texts[next(key for key in texts if name in key)] = text
+    file.write_text(json.dumps(texts))
+    with (
+        opened(tmp_path) as checkpoints,
+        pytest.raises(CheckpointError, match=r"1/host: .*damaged"),
+    ):
+        checkpoints.restore(abstract_state(toy.ToyTask(), toy.OPTIM))
+    with pytest.raises(CheckpointError, match=r"1/host: .*damaged"):
+        load_params(tmp_path)
 
 
 def test_metadata_of_something_else(tmp_path):

@@ -61,6 +61,13 @@ def test_a_limit_that_ends_a_run_before_it_begins_is_refused(field):
         config_lib.until(train, BEST, "stop")
 
 
+def test_a_time_limit_that_never_comes_is_refused():
+    train = config_lib.default_train_config()
+    train.steps, train.seconds = 0, float("inf")
+    with pytest.raises(ConfigError, match=r"train\.seconds is inf"):
+        config_lib.until(train, BEST, "stop")
+
+
 def test_the_cosine_ends_with_the_run_unless_said_otherwise():
     train = config_lib.default_train_config()
     config_lib.resolve(train)

@@ -159,6 +159,8 @@ def test_average_starts_short_and_becomes_long():
         {"b1": 1.0},
         {"b2": 1.0},
         {"eps": 0.0},
+        {"eps": float("inf")},
+        {"clip_norm": float("inf")},
         {"weight_decay": -0.1},
         {"weight_decay": float("nan")},
         {"schedule": "plateau", "plateau_factor": 2.0},

@@ -171,6 +171,20 @@ def test_errors():
         Any(())
     with pytest.raises(ConfigError, match="train or wall"):
         Seconds(1.0, "cpu")
+    nan, inf = math.nan, math.inf
+    for rule, fields in (
+        (Seconds, {"seconds": nan}),
+        (Seconds, {"seconds": inf}),
+        (Target, {"metric": "val", "value": nan}),
+        (Target, {"metric": "val", "value": inf}),
+        *((Divergence, {"metric": "val", name: nan}) for name in ("gap", "ratio")),
+        *((Divergence, {"metric": "val", f"spike_{n}": nan}) for n in ("threshold", "frequency")),
+        (Divergence, {"metric": "val", "spike_window": 0}),
+        *((Plateau, {"metric": "val", "smoothing": value}) for value in (nan, 0.0, 1.5)),
+        *((Plateau, {"metric": "val", "threshold": value}) for value in (nan, inf, -0.1)),
+    ):
+        with pytest.raises(ConfigError, match=r"train\.[a-z_.]+ is .*It must be"):
+            rule(**fields)
     with pytest.raises(ConfigError, match=r"no metric 'loss'.*val"):
         Plateau("loss").evaluated(Plateau("loss").init(), Evaluation({"val": 1.0}, 0.1))
 

@@ -177,6 +177,8 @@ def test_styles():
         heatmap.style_of("mine")
     with pytest.raises(ConfigError, match="unknown resize"):
         heatmap.OverlayStyle(resize="nearest")
+    with pytest.raises(ConfigError, match="share of the map is nan"):
+        heatmap.OverlayStyle(share=float("nan"))
 
 
 def test_contours_surround_the_mask():

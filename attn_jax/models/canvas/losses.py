@@ -47,11 +47,12 @@ class LossConfig:
                 f"unknown loss weighting {self.weighting!r}",
                 fix=f"Use one of {', '.join(WEIGHTINGS)}",
             )
-        # Weights of NaN or infinity would make every step one that is skipped.
-        if not 0 <= self.alpha <= 1 or not 0 < self.foreground < math.inf:
-            raise ConfigError("loss needs alpha in [0, 1] and a positive foreground weight")
-        if not math.isfinite(self.beta):
-            raise ConfigError(f"loss needs a finite beta, got {self.beta}")
+        fine = 0 <= self.alpha <= 1 and math.isfinite(self.beta)
+        if not fine or not 0 < self.foreground < math.inf:
+            raise ConfigError(
+                "loss needs alpha in [0, 1], a finite beta and a finite, positive foreground, "
+                f"got {self.alpha}, {self.beta} and {self.foreground}"
+            )
 
 
 def hybrid_loss(error2: Float[Array, "*n"], weight: Float[Array, "*n"], alpha: float, beta: float):

@@ -13,6 +13,7 @@ values of a patch. Token 0 is CLS, token 1 + i is patch i in raster order.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -76,7 +77,11 @@ class CanvasConfig:
                 )
         for field in ("dim", "encoder_depth", "decoder_dim", "decoder_depth", "head_dim"):
             if getattr(self, field) < 1:
-                raise ConfigError(f"{field} must be at least 1, got {getattr(self, field)}")
+                raise ConfigError(f"{field} is {getattr(self, field)}", fix="It must be at least 1")
+        if not 1 <= self.dim * self.mlp_ratio < math.inf:
+            raise ConfigError(
+                f"mlp_ratio is {self.mlp_ratio}", fix="It must be positive and finite"
+            )
         for field in ("dim", "decoder_dim"):
             if getattr(self, field) % self.head_dim or getattr(self, field) % 4:
                 raise ConfigError(

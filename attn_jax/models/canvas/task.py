@@ -10,6 +10,7 @@ Axis names: b batch, m masked patches, p values of a patch.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -56,6 +57,11 @@ class CanvasTask:
         low, high = self.mask_ratio
         if not 0 < low <= high <= 1:
             raise ConfigError(f"mask_ratio must satisfy 0 < min <= max <= 1, got {low}, {high}")
+        if not 0 <= self.extra_weight < math.inf:
+            raise ConfigError(
+                f"the weight of the extra loss is {self.extra_weight}",
+                fix="It must be finite and at least 0",
+            )
         if self.extra_loss is not None and low < 1:
             raise ConfigError(
                 "an extra loss sees whole frames and needs mask_ratio 1", fix="Set both ends to 1"

@@ -8,6 +8,7 @@ Axis names: b batch, c cameras, h w pixels. Every camera of every sample is chan
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +35,10 @@ class Augmentation:
     contrast: float = 0.0
 
     def __post_init__(self):
-        if min(self.shift, self.brightness, self.contrast) < 0 or self.contrast >= 1:
+        if self.shift < 0 or not 0 <= self.brightness < math.inf or not 0 <= self.contrast < 1:
             raise ConfigError(
-                f"needs shift and brightness of at least 0 and contrast in [0, 1), got {self}",
+                "needs shift and brightness of at least 0, finite, and contrast in [0, 1), "
+                f"got {self}",
                 where="augment",
             )
 

@@ -7,6 +7,7 @@ Pi05Config.from_json(config.to_json()) == config
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -155,8 +156,21 @@ class Pi05Config:
                 raise ConfigError(
                     f"unknown value {getattr(self, name)!r}", where=name, fix=f"Known: {known}"
                 )
-        if not 0 < self.min_period < self.max_period:
-            raise ConfigError("needs 0 < min_period < max_period", where="min_period")
+        if not 0 < self.min_period < self.max_period < math.inf:
+            raise ConfigError(
+                "needs 0 < min_period < max_period, both finite, "
+                f"got {self.min_period} and {self.max_period}",
+                where="min_period",
+            )
+        for name in ("time_alpha", "time_beta", "time_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"must be positive and finite, got {getattr(self, name)}", where=name
+                )
+        if not 0 <= self.time_offset < math.inf:
+            raise ConfigError(
+                f"must be at least 0 and finite, got {self.time_offset}", where="time_offset"
+            )
 
     @property
     def dtype(self) -> Any:

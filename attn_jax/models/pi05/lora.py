@@ -58,6 +58,8 @@ class LoraConfig:
     def __post_init__(self):
         if self.rank < 1:
             raise ConfigError(f"must be at least 1, got {self.rank}", where="lora.rank")
+        if not 0 < self.alpha < math.inf:
+            raise ConfigError(f"must be positive and finite, got {self.alpha}", where="lora.alpha")
         try:
             re.compile(self.targets)
         except re.error as error:

@@ -24,6 +24,7 @@ prompt tokens.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -62,8 +63,10 @@ class Supervision:
     word_heads: str = "all"
 
     def __post_init__(self):
-        if not self.weight >= 0:
-            raise ConfigError(f"must be at least 0, got {self.weight}", where="supervision.weight")
+        if not 0 <= self.weight < math.inf:
+            raise ConfigError(
+                f"must be at least 0 and finite, got {self.weight}", where="supervision.weight"
+            )
         for field in ("layers", "heads", "word_layers", "word_heads"):
             words = getattr(self, field).split(",")
             if words != ["all"] and not all(word.isdecimal() for word in words):

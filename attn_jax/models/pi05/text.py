@@ -16,6 +16,7 @@ e width.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.struct
@@ -82,8 +83,8 @@ def generate(
     """
     if max_tokens < 1:
         raise ConfigError(f"must be at least 1, got {max_tokens}", where="max_tokens")
-    if not temperature >= 0:
-        raise ConfigError(f"must be at least 0, got {temperature}", where="temperature")
+    if not 0 <= temperature < math.inf:
+        raise ConfigError(f"must be at least 0 and finite, got {temperature}", where="temperature")
     if temperature and rng is None:
         raise ConfigError("sampling needs a random key", where="rng")
     model, variables = Pi05(config), {"params": params}

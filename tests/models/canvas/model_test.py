@@ -239,9 +239,17 @@ def test_bad_sizes_and_choices_are_refused():
         dataclasses.replace(TINY, positions="polar")
     with pytest.raises(ConfigError, match="dim 18"):
         dataclasses.replace(TINY, dim=18)
-    for field in ("head_dim", "encoder_depth", "decoder_depth"):
-        with pytest.raises(ConfigError, match=f"{field} must be at least 1, got 0"):
-            dataclasses.replace(TINY, **{field: 0})
+    for field, value in (
+        ("dim", -32),
+        ("encoder_depth", 0),
+        ("decoder_depth", -1),
+        ("head_dim", 0),
+        ("mlp_ratio", 0.0),
+        ("mlp_ratio", float("nan")),
+        ("mlp_ratio", float("inf")),
+    ):
+        with pytest.raises(ConfigError, match=f"{field} is {value}"):
+            dataclasses.replace(TINY, **{field: value})
     with pytest.raises(ConfigError, match="slot"):
         dataclasses.replace(TINY, architecture="decoder_only", decode="slot")
     with pytest.raises(ConfigError, match=r"canvas has shape \(16, 16, 3\), this model needs"):

@@ -96,6 +96,9 @@ def test_mask_ratio_must_fit_the_grid():
         CanvasTask(TINY, mask_ratio=(0.1, 1.0))
     with pytest.raises(ConfigError, match="sees whole frames"):
         CanvasTask(TINY, mask_ratio=(0.5, 1.0), extra_loss=lambda p, t: p.sum())
+    for weight in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"weight of the extra loss is {weight}"):
+            CanvasTask(TINY, extra_weight=weight)
     with pytest.raises(ConfigError, match="mask_ratio must satisfy"):
         CanvasTask(TINY, mask_ratio=(0.9, 0.5))
 

@@ -42,7 +42,9 @@ def test_light_changes_every_pixel_alike_and_stays_in_range():
 
 
 def test_bad_values():
-    for changes in ({"shift": -1}, {"contrast": 1.0}, {"brightness": -0.1}):
+    nan, inf = float("nan"), float("inf")
+    numbers = ({"contrast": nan}, {"brightness": nan}, {"brightness": inf})
+    for changes in ({"shift": -1}, {"contrast": 1.0}, {"brightness": -0.1}, *numbers):
         with pytest.raises(ConfigError, match="augment"):
             Augmentation(**changes)
 

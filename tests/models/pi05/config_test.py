@@ -66,6 +66,11 @@ def test_present_cameras_come_first():
         ({"precision": "float16"}, "unknown value 'float16'"),
         ({"rope_table": "other"}, "unknown value 'other'"),
         ({"min_period": 5.0}, "min_period"),
+        ({"max_period": float("inf")}, "min_period: .* both finite"),
+        ({"time_alpha": 0.0}, "time_alpha: must be positive"),
+        ({"time_beta": float("nan")}, "time_beta: must be positive"),
+        ({"time_scale": float("inf")}, "time_scale: must be positive and finite"),
+        ({"time_offset": float("nan")}, "time_offset: must be at least 0"),
     ],
 )
 def test_what_cannot_be_is_refused(change, message):

@@ -46,6 +46,9 @@ def test_targets_must_name_something():
         init_lora(LoraConfig(1, targets="nothing"), small.params(), jax.random.key(0))
     with pytest.raises(ConfigError, match=r"lora\.rank: must be at least 1"):
         LoraConfig(0)
+    for alpha in (0.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=rf"lora\.alpha: must be positive.*got {alpha}"):
+            LoraConfig(1, alpha=alpha)
     with pytest.raises(ConfigError, match=r"lora\.targets: is no pattern"):
         LoraConfig(1, targets="(")
     assert without_lora({"a": 1, "lora": 2}) == {"a": 1}

@@ -74,6 +74,7 @@ def test_the_loss_of_words_is_the_cross_entropy_with_all_attention():
     ("fields", "message"),
     [
         ({"weight": -1.0}, "at least 0"),
+        ({"weight": float("inf")}, "finite, got inf"),
         ({"layers": "first"}, r"supervision\.layers"),
         ({"heads": "0,x"}, r"supervision\.heads"),
         ({"layers": "0,2"}, r"supervision\.layers: 2 is outside 0\.\.1"),

@@ -140,6 +140,7 @@ def _valid(inputs):
     [
         ({"max_tokens": 0}, "at least 1"),
         ({"max_tokens": 1, "temperature": -1.0}, "at least 0"),
+        ({"max_tokens": 1, "temperature": float("inf")}, "finite, got inf"),
         ({"max_tokens": 1, "temperature": 1.0}, "random key"),
     ],
 )

@@ -162,6 +162,7 @@ def test_rays_into_the_sky(world):
         ({"fovy_deg": 180.0}, "degrees"),
         ({"name": "a b"}, "letters"),
         ({"up": (0.0, 0.0, 0.0)}, "looks along"),
+        ({"position": (float("nan"), 0.0, 0.36)}, "looks along"),
         ({"look_at": (0.40, 0.0, 0.36)}, "at itself"),
     ],
 )
