@@ -30,7 +30,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Configuration of launch.evaluate; `arg` as in the module docstring."""
     names = {item.partition("=")[0] for item in (arg or "").split(",")} & _ARGUMENTS.keys()
     if len(names) != 1:
-        raise ConfigError("name one environment: libero or tabletop")
+        raise ConfigError(
+            f"{arg!r} does not name one environment", fix="Begin with libero or tabletop"
+        )
     name = names.pop()
     given = common.parse_arg(arg, **{name: False}, **_ARGUMENTS[name], size=0, tiny=False)
     config = ml_collections.ConfigDict()
