@@ -171,12 +171,12 @@ def _full_maps(path: PathLike) -> dict[str, AttentionRecord]:
         would be drawn like any other number.
     """
     reader = RecordReader(path)
-    problems = verify(path).problems
-    if problems:
+    found = verify(path)
+    if not found.ok:
         raise RecordError(
-            f"{len(problems)} problem{'s' if len(problems) > 1 else ''}, first {problems[0]}",
+            found.problems[0],
             where=path,
-            fix="Record the attention again; launch.attention verify names all",
+            fix="Record the attention again; launch.attention verify names every problem",
         )
     records = [reader.record(name) for name in reader.names]
     return {r.stream: r for r in records if r.reduction == "full" and r.complete_rows}
