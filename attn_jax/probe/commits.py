@@ -81,7 +81,7 @@ def read_commits(path: str | os.PathLike[str]) -> Committed:
             raise RecordError(
                 f"line {number + 1} of the commit log is damaged",
                 where=file,
-                fix=f"The {number} calls before are readable when the log is cut there",
+                fix=f"Cut the log before that line: {number} of its calls stay readable",
             )
         commits.append(commit)
         num_bytes += len(line)
