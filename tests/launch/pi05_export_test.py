@@ -126,7 +126,10 @@ def test_lerobot_predicts_the_same(run, tmp_path):
     opened = open_checkpoint(run)
     run_once = jax.jit(lambda *args: sample(opened.config, *args)[0].actions)
     found = np.asarray(run_once(opened.params(), inputs, batch["noise"]))[..., : CASE.action_dim]
-    np.testing.assert_allclose(found, expected.actions, atol=1e-5 * np.abs(found).max())
+    # With random parameters the actions are ill-conditioned: changing each by 1e-7 of itself, what
+    # float32 keeps of it, moves them by 1.5e-4 of the largest, and processors round products
+    # differently. Changing each by 1e-6 moves them by 7e-4, which is not accepted.
+    np.testing.assert_allclose(found, expected.actions, rtol=0, atol=5e-4 * np.abs(found).max())
 
 
 @pytest.mark.slow
