@@ -13,6 +13,9 @@ BAZEL_ARGS ?=
 PYTEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile
 BENCHMARKS = $(shell grep -l __main__ benchmarks/*.py)
 
+# Images of containers often forbid bytecode files; every process would compile its packages anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-core rollout lint format bench bazel-test build-files lock setup setup-all clean
 

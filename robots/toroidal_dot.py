@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import fft
+import scipy
 
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import Float, Int, UInt8
@@ -145,8 +145,8 @@ def locate_dot(images: np.ndarray, radius: int) -> DotFit:
         + np.minimum(columns, width - columns)[None, :] ** 2
     )
     template = (distance <= radius**2).astype(np.float32)
-    spectrum = fft.rfft2(brightness) * np.conj(fft.rfft2(template))
-    score = fft.irfft2(spectrum, s=(height, width))
+    spectrum = scipy.fft.rfft2(brightness) * np.conj(scipy.fft.rfft2(template))
+    score = scipy.fft.irfft2(spectrum, s=(height, width))
     flat = score.reshape(*score.shape[:-2], height * width)
     best = flat.argmax(axis=-1)
     peak = np.take_along_axis(flat, np.asarray(best)[..., None], axis=-1)[..., 0]

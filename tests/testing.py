@@ -53,8 +53,11 @@ SYSTEM_PACKAGES = {
 }
 
 
-def main() -> NoReturn:
-    """Replaces this process by pytest on the file that was started; never returns.
+def main(file: str | os.PathLike[str] | None = None) -> NoReturn:
+    """Replaces this process by pytest on one test file; never returns.
+
+    Args:
+      file: The test file; the one that was started by default.
 
     The process is replaced, instead of calling ``pytest.main`` here, because the started file has
     already imported project modules: in a fresh process ``tests/conftest.py`` comes first and can
@@ -64,7 +67,7 @@ def main() -> NoReturn:
     ``TEST_TMPDIR`` (parent of every ``tmp_path``), ``TESTBRIDGE_TEST_ONLY`` (the value of
     ``--test_filter``, used as a ``-k`` expression).
     """
-    started = Path(sys.modules["__main__"].__file__ or "").absolute()
+    started = Path(file or sys.modules["__main__"].__file__ or "").absolute()
     environment = _environment_with_root()
     if temporary := environment.get("TEST_TMPDIR"):
         environment["HOME"] = temporary  # Bazel gives a test no home

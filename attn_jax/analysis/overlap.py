@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
+import scipy
 
 from attn_jax.core import geometry
 from attn_jax.core.errors import ConfigError

@@ -17,7 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import scipy.stats
+import scipy
 
 from attn_jax.analysis import reduce
 from attn_jax.core.errors import RecordError

@@ -17,7 +17,7 @@ Axis names: layer, head, q k tokens (n of each where square), H action tokens, p
 from __future__ import annotations
 
 import numpy as np
-import scipy.sparse
+import scipy
 
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import Float, NumpyArray

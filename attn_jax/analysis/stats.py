@@ -21,8 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
-from statsmodels.stats.power import TTestIndPower, TTestPower
+import scipy
 
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import Float, NumpyArray
@@ -355,9 +354,11 @@ def _holm(p: Sample) -> Sample:
 @functools.cache
 def power_of(d: float, n: int, m: int | None = None, alpha: float = ALPHA) -> float:
     """Power of the two-sided t test for an effect d, with n and m episodes or (m None) n pairs."""
+    from statsmodels.stats import power  # a second to import, and most commands do not need it
+
     if m is None:
-        return float(TTestPower().power(d, n, alpha))
-    test: Any = TTestIndPower()
+        return float(power.TTestPower().power(d, n, alpha))
+    test: Any = power.TTestIndPower()
     return float(test.power(d, n, alpha, ratio=m / n))
 
 
@@ -366,6 +367,8 @@ def minimal_detectable_d(
     n: int, m: int | None = None, alpha: float = ALPHA, power: float = POWER
 ) -> float:
     """Smallest d found with the given power; NaN with fewer than 2 episodes in a group."""
+    from statsmodels.stats.power import TTestIndPower, TTestPower  # see power_of
+
     if min(n, n if m is None else m) < 2:
         return float("nan")
     if m is None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+import scipy
 
 from attn_jax.viz import effect_plots, policy_examples, policy_figures, style
 from attn_jax.viz.metric_names import metric
@@ -212,7 +212,7 @@ def success_rates(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
         if not group:
             continue
         good = sum(bool(outcome["success"]) for outcome in group)
-        interval = binomtest(good, len(group)).proportion_ci(method="wilson")
+        interval = scipy.stats.binomtest(good, len(group)).proportion_ci(method="wilson")
         steps = [o["steps"] for o in group if o["success"] and o.get("steps") is not None]
         rates[name] = {
             "episodes": len(group),

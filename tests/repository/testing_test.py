@@ -24,9 +24,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture
-def started(tmp_path):
-    """Starts a test file as Bazel does; returns (exit code, names in the report)."""
+@pytest.fixture(params=["by Bazel", "by itself"])
+def started(tmp_path, request):
+    """Starts a test file in the environment of Bazel; returns (exit code, names in the report)."""
+    starter = [testing.ROOT / "tests" / "run_file.py"] if request.param == "by Bazel" else []
 
     def start(only: str) -> tuple[int, list[str]]:
         file = tmp_path / "sample_test.py"
@@ -36,7 +37,7 @@ def started(tmp_path):
             "TEST_TMPDIR": str(tmp_path),
             "TESTBRIDGE_TEST_ONLY": only,
         }
-        done = testing.run_python(file, environment=environment)
+        done = testing.run_python(*starter, file, environment=environment)
         cases = ElementTree.parse(tmp_path / "report.xml").iter("testcase")
         return done.returncode, [case.get("name", "") for case in cases]
 

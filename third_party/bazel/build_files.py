@@ -63,7 +63,10 @@ EXTRA_DATA = {
 #: Modules that are imported under a name put together at run time: module -> modules.
 EXTRA_DEPS: dict[str, list[str]] = {}
 #: Rules other than Python's: folder -> text added to its BUILD file.
-EXTRA_RULES = {"third_party": 'exports_files(["licences.md"])\n'}
+EXTRA_RULES = {
+    "tests": 'exports_files(["run_file.py"])\n',
+    "third_party": 'exports_files(["licences.md"])\n',
+}
 
 HEADER = "# Derived from the imports by third_party/bazel/build_files.py: make build-files\n"
 #: Modules about the repository itself: names in their texts say nothing about what they need.

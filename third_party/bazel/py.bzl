@@ -15,10 +15,15 @@ def attn_py_binary(name, **kwargs):
     )
 
 def attn_py_test(name, deps = [], data = [], **kwargs):
-    """A test file; its `testing.main()` hands it to pytest under the rules of tests/conftest.py."""
+    """A test file; tests/run_file.py hands it to pytest under the rules of tests/conftest.py.
+
+    Started as a program it would do the same, but import all it needs twice.
+    """
     native.py_test(
         name = name,
-        srcs = [name + ".py"],
+        srcs = [name + ".py", "//tests:run_file.py"],
+        main = "//tests:run_file.py",
+        args = ["$(rootpath " + name + ".py)"],
         data = data + ["//:pyproject.toml", "@local_python//:lock"],
         python_version = "PY3",
         srcs_version = "PY3",
