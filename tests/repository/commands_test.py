@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 
@@ -33,6 +34,19 @@ def test_every_module_and_script_of_a_target_exists(target):
         assert (testing.ROOT / (module.replace(".", "/") + ".py")).is_file(), module
     for path in re.findall(r"(?:\./|third_party/|tests/)[\w./]+\.(?:sh|py)", recipe):
         assert (testing.ROOT / path).is_file(), path
+
+
+def test_recipes_may_keep_bytecode():
+    make = testing.require_program("make")
+    done = subprocess.run(
+        [make, "--eval=show: ; @echo [$$PYTHONDONTWRITEBYTECODE]", "show"],
+        cwd=testing.ROOT,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_help_lists_every_target():

@@ -89,8 +89,12 @@ def test_all_launchers_can_be_imported_together():
     # absl refuses a flag defined twice; launchers import one another, and tests import many.
     names = [name for name in MODULES if name.startswith("launch.")]
     assert "launch.study" in names
-    done = testing.run_python("-c", f"import {', '.join(names)}")
+    code = f"import {', '.join(names)}, sys; print(*sys.modules)"
+    done = testing.run_python("-c", code)
     assert done.returncode == 0, done.stderr
+    # Every command waits for what is imported at its start.
+    slow = {"scipy.stats", "statsmodels", "torch", "transformers"}
+    assert not slow & set(done.stdout.split())
 
 
 if __name__ == "__main__":
