@@ -9,6 +9,7 @@ A new family adds one entry to `build`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -79,7 +80,7 @@ def _stretches_apart(train: Sequence[Part], held_out: Sequence[Part]) -> list[St
     """Stretches of the parts to train on.
 
     Raises:
-      ConfigError: a part to validate on shares frames with one of them.
+      ConfigError: a part to validate on shares frames with one of them, or two of them do.
     """
     stretches = [stretch(part) for part in train]
     for part in held_out:
@@ -89,6 +90,14 @@ def _stretches_apart(train: Sequence[Part], held_out: Sequence[Part]) -> list[St
                     f"validation part {part.name} shares frames with training part {other.name}",
                     fix="Divide the session with launch.split, or record another one",
                 )
+    for one, other in itertools.combinations(range(len(train)), 2):
+        if stretches[one].shares_frames(stretches[other]):
+            raise ConfigError(
+                f"training parts {train[one].name} and {train[other].name} share frames, which"
+                " would be trained on twice",
+                where="data.sessions",
+                fix="Name every frame once",
+            )
     return stretches
 
 

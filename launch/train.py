@@ -43,6 +43,8 @@ from launch.built import Built
 CONFIG = app.define_config()
 # Fields that decide which tensors a model has.
 MODEL_FIELDS = ("model.", "lora.")
+#: Fields that follow from the length of the run, see `config.resolve`.
+SCHEDULE_FIELDS = ("train.optim.warmup_steps", "train.optim.decay_steps")
 
 
 def main(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -143,9 +145,12 @@ def check_same_config(
         text = "this folder holds a run of another configuration: " + "; ".join(different)
         if any(line.startswith(MODEL_FIELDS) for line in different):
             text = "\n  ".join([text, *_tensors(config, workdir, build)])
-        raise ConfigError(
-            text, where=workdir, fix="Use the same configuration, or another --workdir"
-        )
+        fix = "Use the same configuration, or another --workdir"
+        if all(line.startswith(SCHEDULE_FIELDS) for line in different):
+            optim = saved["train"]["optim"]
+            keep = " ".join(f"--config.{f}={optim[f.split('.')[-1]]}" for f in SCHEDULE_FIELDS)
+            fix = f"To train on along the same schedule add {keep}"
+        raise ConfigError(text, where=workdir, fix=fix)
 
 
 def _tensors(

@@ -207,7 +207,7 @@ class Target(_Base):
       mode: `min`, at or below the bound; `max`, at or above.
 
     Raises:
-      ConfigError: the bound is not finite.
+      ConfigError: the bound is not finite, or the mode another one.
     """
 
     metric: str
@@ -216,6 +216,7 @@ class Target(_Base):
 
     def __post_init__(self):
         _require(math.isfinite(self.value), "stop.target", self.value, "finite")
+        _require(self.mode in ("min", "max"), "stop.target mode", self.mode, "min or max")
 
     def evaluated(self, state: ConditionState, evaluation: Evaluation) -> ConditionState:
         """Remembers the value of the metric."""

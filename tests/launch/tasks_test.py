@@ -122,6 +122,17 @@ def test_parts_of_ones_own_are_validated_on_unless_they_were_trained_on(session,
         tasks.build(config)
 
 
+def test_no_frame_is_trained_on_twice(session, tmp_path):
+    with pytest.raises(ConfigError, match="dot_train and dot_train share frames"):
+        tasks.build(tiny(f"{session},{session}"))
+    parts = [Part("first", session, 0, 20), Part("second", session, 15, 30)]
+    paths = [write_part(part, tmp_path / f"{part.name}.json") for part in parts]
+    config = tiny(",".join(map(str, paths)))
+    config.data.validation = str(write_part(Part("rest", session, 30, 40), tmp_path / "rest.json"))
+    with pytest.raises(ConfigError, match="training parts first and second share frames"):
+        tasks.build(config)
+
+
 def test_bad_configurations_are_named_before_anything_is_built(session, tmp_path):
     config = tiny(session)
     config.task = "chess"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -77,9 +78,14 @@ def test_another_configuration_is_refused_by_field(tmp_path):
     assert "seed: was 0, now 1" in str(error.value)
     assert "train.batch_size: was 8, now 4" in str(error.value)
     # Longer would stretch the cosine.
-    with pytest.raises(ConfigError, match=r"train\.optim\.decay_steps: was 8, now 20"):
+    with pytest.raises(ConfigError, match=r"train\.optim\.decay_steps: was 8, now 20") as longer:
         train.train(config(**{"train.steps": 20}), tmp_path, never)
+    kept = re.findall(r"--config\.(\S+)=(\d+)", str(longer.value))
+    assert dict(kept) == {"train.optim.warmup_steps": "0", "train.optim.decay_steps": "8"}
     assert (tmp_path / "config.json").read_text() == before
+    along = {name: int(value) for name, value in kept}
+    result = train.train(config(**along, **{"train.steps": 12}), tmp_path, toy_task.build)
+    assert result.reason.detail == "12 of 12 steps done"
 
 
 def test_another_model_is_refused_by_tensor(tmp_path):

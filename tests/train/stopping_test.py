@@ -132,6 +132,11 @@ def test_limits():
     assert Seconds(2.5, "wall").check({}, Progress(step=0, wall_s=3.0)) is None
 
 
+def test_a_target_is_a_lower_or_an_upper_bound():
+    with pytest.raises(ConfigError, match=r"stop.target mode is 'high'. It must be min or max"):
+        Target("val", 2.0, "high")
+
+
 @pytest.mark.parametrize(("mode", "expected"), [("min", 3), ("max", 1)])
 def test_target(mode, expected):
     assert stops_at(Target("val", 2.0, mode), [3.0, 2.5, 2.0]) == expected
