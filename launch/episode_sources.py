@@ -160,7 +160,11 @@ def with_cameras(episode: Episode, names: Mapping[str, str]) -> Episode:
     if "panels" in (info.get("video") or {}):
         info["video"] = info["video"] | {"panels": renamed(info["video"]["panels"])}
     return dataclasses.replace(
-        episode, info=info, images=renamed(episode.images), masks=renamed(episode.masks)
+        episode,
+        info=info,
+        images=renamed(episode.images),
+        masks=renamed(episode.masks),
+        calibration=renamed(episode.calibration),
     )
 
 

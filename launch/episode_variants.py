@@ -292,4 +292,5 @@ def turned(episode: Episode, degrees: int) -> Episode:
             camera: np.ascontiguousarray(np.rot90(masks, quarters, (2, 3)))
             for camera, masks in episode.masks.items()
         },
+        calibration={},  # of the cameras as they were held
     )

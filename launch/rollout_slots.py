@@ -58,7 +58,7 @@ class Settings:
       seed: of the noise.
       n_action_steps: actions of a chunk that are carried out; None is what the checkpoint says.
       max_steps: an episode ends after so many steps; None leaves it to the environment.
-      masks: record where the objects are.
+      masks: record where the objects are, and where the cameras are and how far they see.
       video: write a video of every episode; renders every step.
       source: name of the environment.
       progress: show a progress bar; None on a terminal only.
@@ -157,6 +157,7 @@ class Slot:
         self.num_calls, self.seconds, self._step = 0, 0.0, 0
         self._rewards: list[float] = []
         self._objects = self._env.objects() if self._settings.masks else None
+        self._calibration = self._env.calibration() if self._settings.masks else None
         info = {
             "prompt": self.prompt,
             "other_prompts": list(self._env.other_prompts),
@@ -209,6 +210,7 @@ class Slot:
             actions=actions,
             records=prediction.records[item] if wanted and prediction.records else None,
             masks=None if objects is None else objects.masks,
+            calibration=None if objects is None else self._calibration,
         )
         self.num_calls += 1
         for number in range(steps):
@@ -224,7 +226,7 @@ class Slot:
                 return self._finish(success=done.success, seconds=seconds)
         self.view = self._env.view()
         if objects is not None:
-            self._objects = self._env.objects()
+            self._objects, self._calibration = self._env.objects(), self._env.calibration()
         return None
 
     def _finish(self, *, success: bool, seconds: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from attn_jax.core.calibration import Calibration
 from attn_jax.core.errors import InputError
 
 
@@ -152,6 +153,10 @@ class PolicyEnv(Protocol):
 
     def objects(self) -> Objects:
         """Renders where the objects are now."""
+        ...
+
+    def calibration(self) -> Mapping[str, Calibration]:
+        """Camera -> where it is and how far it sees now, one moment; empty if that is not known."""
         ...
 
     def step(self, action: np.ndarray) -> Outcome:

@@ -7,8 +7,8 @@ can be.
 Axis names: `*b` any leading axes, c cameras, gh gw patch grid.
 
     shares = camera_shares(np.stack([front, wrist], -3))          # (*b, c)
-    moved = transfer(wrist, points, grid=(16, 16), box=box)       # wrist attention in front's grid
-    shift.pearson(flat(front), flat(moved))
+    carried = resample(wrist, points, grid=(16, 16), box=box)     # wrist attention in front's grid
+    agreement(front, carried)
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from attn_jax.analysis.shift import pearson
 from attn_jax.core import geometry
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import Float, NumpyArray
+
+#: Shares of a patch below this come from rounding: of a patch whose centre lies on that of another.
+_ROUNDING = 1e-6
 
 
 def camera_shares(maps: Float[NumpyArray, "*b c gh gw"]) -> Float[NumpyArray, "*b c"]:
@@ -68,8 +71,47 @@ def transfer(
     return np.tensordot(mass, weights, axes=(-1, 0))
 
 
+def resample(
+    maps: Float[NumpyArray, "*b gh gw"],
+    points: Float[NumpyArray, "_ _ 2"],
+    *,
+    grid: geometry.Size,
+    box: geometry.Box,
+) -> Float[NumpyArray, "*b rows columns"]:
+    """One camera's map as another camera would see it: the mean of the patches that lie there.
+
+    Unlike with `transfer`, whose mass is dense where a thing is seen from afar, an even map stays
+    even.
+
+    Args:
+      maps: as in `transfer`.
+      points: as in `transfer`.
+      grid: as in `transfer`.
+      box: as in `transfer`.
+
+    Returns:
+      NaN in patches of the other camera where nothing lies that this one sees.
+    """
+    ones = np.ones(maps.shape[-2:])
+    number = transfer(ones, points, grid=grid, box=box)
+    mass = transfer(maps, points, grid=grid, box=box)
+    seen = number > _ROUNDING
+    return np.where(seen, mass / np.where(seen, number, 1.0), np.nan)
+
+
 def agreement(
     maps: Float[NumpyArray, "*b gh gw"], carried: Float[NumpyArray, "*b gh gw"]
 ) -> Float[NumpyArray, "*b"]:
-    """Correlation of one camera's map with the carried map of another."""
-    return pearson(maps.reshape(*maps.shape[:-2], -1), carried.reshape(*carried.shape[:-2], -1))
+    """Correlation of one camera's map with the carried map of another, where both see something.
+
+    Args:
+      maps: of a camera.
+      carried: of another one, from `resample`; every map has its NaN in the same patches.
+
+    Returns:
+      From -1 to 1. NaN with fewer than 3 common patches, or where a map is even.
+    """
+    both = np.isfinite(carried).reshape(-1, *carried.shape[-2:]).all(0)
+    if both.sum() < 3:
+        return np.full(maps.shape[:-2], np.nan)
+    return pearson(maps[..., both], carried[..., both])

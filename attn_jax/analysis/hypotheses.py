@@ -19,6 +19,7 @@ would supply it.
 | layers | are layers alike, frames stable, sinks large? | similarity, stability, sink masses |
 | rotation | does attention turn with the picture? | change against the turned base |
 | cameras | which camera is looked at? | share of each camera |
+| agreement | do cameras look at the same place? | correlation of one's map with another's |
 | rollout | what reaches the actions through all layers? | rollout and flow by group and object |
 | relevance | what moved the actions? | gradient times attention by group and object |
 
@@ -71,6 +72,7 @@ HYPOTHESES: dict[str, Callable[[Study, Options], Iterator[pd.DataFrame]]] = {
     "layers": structure.layer_structure,
     "rotation": causal.rotation_rows,
     "cameras": structure.camera_rows,
+    "agreement": structure.agreement_rows,
     "rollout": routes.rollout_rows,
     "relevance": routes.relevance_rows,
 }

@@ -63,6 +63,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     ),
     "rotation": ("topk_iou", "centroid_shift_patches", "overlap_drop", "concentration_drop"),
     "cameras": ("camera_share",),
+    "agreement": ("agreement", "shared_patches"),
     "rollout": ("rollout:*", "flow:*", "overlap", "lift"),
     "relevance": ("relevance:*", "overlap", "lift"),
 }

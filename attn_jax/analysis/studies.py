@@ -23,6 +23,7 @@ import numpy as np
 
 from attn_jax.analysis import flowmaps, overlap, reduce
 from attn_jax.core import geometry
+from attn_jax.core.calibration import Calibration
 from attn_jax.core.errors import LayoutError, MissingInputError, RecordError
 from attn_jax.core.layout import TokenGroup, TokenLayout
 from attn_jax.core.record import AttentionRecord
@@ -80,6 +81,11 @@ class EpisodeData(Protocol):
     @property
     def actions(self) -> NumpyArray | None:
         """(c, H, a) action chunks."""
+        ...
+
+    @property
+    def calibration(self) -> Mapping[str, Calibration]:
+        """Camera -> where it is and how far it sees at every call; may be empty."""
         ...
 
 

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from attn_jax.core import files
+from attn_jax.core.calibration import Calibration
 from attn_jax.core.errors import EpisodeError
 from attn_jax.core.typing import NumpyArray, PathLike
 
@@ -36,6 +37,7 @@ ARRAYS, META = "observations.npz", "observations.json"
 EPISODES, VARIANTS = "episodes", "variants"
 #: (c, H, a) actions of the recording, beside the episode of a policy that was run over it.
 RECORDED = "recorded_actions.npy"
+CALIBRATION = ("depth_m", "pose", "intrinsics")
 ROLES = ("target", "distractor", "place", "other")
 ROTATIONS = ("model_rot180", "video_rot180")
 
@@ -58,6 +60,8 @@ class Episode:
       masks: camera -> (c, o, h, w) bool in the space of the camera's images; may be empty.
       state: (c, s) float32, finite.
       actions: (c, H, a) float32, finite: predicted or recorded chunks in robot units, or None.
+      calibration: camera -> where it is and how far it sees at every call, in pixels of its images;
+        depth becomes float16 (1 mm at 2 m). May be empty.
 
     Raises:
       EpisodeError: shapes disagree, a type is another one, a name repeats, or a value of the state
@@ -72,6 +76,7 @@ class Episode:
     masks: Mapping[str, NumpyArray]
     state: NumpyArray
     actions: NumpyArray | None = None
+    calibration: Mapping[str, Calibration] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         object.__setattr__(self, "info", _checked_info(self.info, self.images))
@@ -93,6 +98,8 @@ class Episode:
         _require(self.state, "float32", (calls, None), "state", finite=True)
         if self.actions is not None:
             _require(self.actions, "float32", (calls, None, None), "actions", finite=True)
+        found = {c: self._checked(c, given, calls) for c, given in self.calibration.items()}
+        object.__setattr__(self, "calibration", found)
 
     @property
     def num_calls(self) -> int:
@@ -128,6 +135,19 @@ class Episode:
         if steps[0] < 0 or (np.diff(steps) <= 0).any():
             raise EpisodeError(f"env_step must increase from 0 or more, got {steps.tolist()[:8]}")
         return len(steps)
+
+    def _checked(self, camera: str, given: Calibration, calls: int) -> Calibration:
+        what = f"calibration of {camera!r}"
+        if camera not in self.images:
+            raise EpisodeError(
+                f"{what}, which has no images", fix=f"Cameras: {', '.join(self.images) or 'none'}"
+            )
+        depth = np.asarray(given.depth_m, np.float16)
+        _require(depth, "float16", (calls, *self.images[camera].shape[1:3]), f"depth, {what}")
+        pose, intrinsics = (np.asarray(a, np.float64) for a in (given.pose, given.intrinsics))
+        _require(pose, "float64", (calls, 4, 4), f"pose, {what}", finite=True)
+        _require(intrinsics, "float64", (3, 3), f"intrinsics, {what}", finite=True)
+        return Calibration(depth, pose, intrinsics)
 
     def _check_names(self) -> None:
         if len(set(self.objects)) != len(self.objects):
@@ -208,6 +228,7 @@ def write_episode(folder: PathLike, episode: Episode, *, frames_of: PathLike | N
             "objects": [*episode.objects],
             "roles": dict(episode.roles),
             "mask_width": {camera: masks.shape[-1] for camera, masks in episode.masks.items()},
+            "calibrated": [*episode.calibration],
             "calls": episode.num_calls,
             "crc32": _checksum(folder / ARRAYS),
             "frames": shared,
@@ -224,9 +245,10 @@ def _share(folder: pathlib.Path, episode: Episode, other: pathlib.Path) -> dict[
         "objects": [*episode.objects],
         "mask_width": {camera: masks.shape[-1] for camera, masks in episode.masks.items()},
     }
+    mine["calibrated"] = [*episode.calibration]
     for field, value in mine.items():
-        if meta[field] != value:
-            raise EpisodeError(f"{field} are {meta[field]}, wanted are {value}", where=other)
+        if meta.get(field, []) != value:  # older files say nothing of calibration
+            raise EpisodeError(f"{field} are {meta.get(field)}, wanted are {value}", where=other)
     if meta.get("frames"):
         raise EpisodeError("has its frames from another episode", where=other, fix="Name that one")
     where = pathlib.Path(os.path.relpath(other.absolute(), folder.absolute()))
@@ -241,6 +263,9 @@ def _arrays_of(episode: Episode, *, with_frames: bool) -> dict[str, NumpyArray]:
         arrays |= {f"images/{camera}": pictures for camera, pictures in episode.images.items()}
         for camera, masks in episode.masks.items():
             arrays[f"masks/{camera}"] = np.packbits(masks, axis=-1)
+        for camera, found in episode.calibration.items():
+            for name in CALIBRATION:
+                arrays[f"{name}/{camera}"] = getattr(found, name)
     return arrays
 
 
@@ -271,6 +296,7 @@ def read_episode(folder: PathLike, *, frames_of: tuple[PathLike, Episode] | None
     folder = pathlib.Path(folder)
     meta = read_meta(folder)
     own = _load(folder / ARRAYS, meta["crc32"])
+    calibrated = meta.get("calibrated", ())  # older files have none
     frames, known = own, None
     if shared := meta.get("frames"):
         if frames_of is not None and _is_shared(folder, shared, frames_of[0]):
@@ -281,6 +307,7 @@ def read_episode(folder: PathLike, *, frames_of: tuple[PathLike, Episode] | None
         if known is not None:
             images = {camera: known.images[camera] for camera in meta["cameras"]}
             masks = {camera: known.masks[camera] for camera in meta["mask_width"]}
+            calibration = {camera: known.calibration[camera] for camera in calibrated}
         else:
             images = {camera: frames[f"images/{camera}"] for camera in meta["cameras"]}
             masks = {
@@ -288,6 +315,10 @@ def read_episode(folder: PathLike, *, frames_of: tuple[PathLike, Episode] | None
                     np.bool_
                 )
                 for camera, width in meta["mask_width"].items()
+            }
+            calibration = {
+                camera: Calibration(*(frames[f"{name}/{camera}"] for name in CALIBRATION))
+                for camera in calibrated
             }
         return Episode(
             info=meta["info"],
@@ -298,6 +329,7 @@ def read_episode(folder: PathLike, *, frames_of: tuple[PathLike, Episode] | None
             masks=masks,
             state=own["state"],
             actions=own.get("actions"),
+            calibration=calibration,
         )
     except EpisodeError as error:
         raise EpisodeError(error.what, where=folder / ARRAYS, fix=error.fix) from error

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from attn_jax.core.errors import EpisodeError
-from attn_jax.core.typing import Bool, Float, NumpyArray, PathLike, UInt8
+from attn_jax.core.typing import Bool, NumpyArray, PathLike, UInt8
 
 EPISODES_FILE = "episodes.jsonl"
 MASK_FILE = "masks/episode_{:06d}.npz"
@@ -106,19 +106,6 @@ def read_views(root: PathLike, episode: int) -> dict[str, NumpyArray]:
     """
     path = pathlib.Path(root) / VIEW_FILE.format(episode)
     return read_arrays(path, fix="Record with dataset.views=depth,points")
-
-
-def unproject(
-    depth_m: Float[NumpyArray, "t h w"],
-    pose: Float[NumpyArray, "t 4 4"],
-    intrinsics: Float[NumpyArray, "3 3"],
-) -> Float[NumpyArray, "t h w 3"]:
-    """Points in the world of every pixel, metres; the optical centre where depth is 0."""
-    height, width = depth_m.shape[1:]
-    rows, columns = np.mgrid[0:height, 0:width] + 0.5
-    rays = np.stack([columns, rows, np.ones_like(rows)], -1) @ np.linalg.inv(intrinsics).T
-    in_camera = rays * depth_m[..., None]
-    return np.einsum("tij,thwj->thwi", pose[:, :3, :3], in_camera) + pose[:, None, None, :3, 3]
 
 
 def read_arrays(path: pathlib.Path, *, fix: str) -> dict[str, NumpyArray]:

@@ -1,4 +1,4 @@
-"""Episodes of a LeRobotDataset v3 as recorded episodes, with the masks that lie beside it.
+"""Episodes of a LeRobotDataset v3 as recorded episodes, with the masks and views beside it.
 
 dataset = open_dataset("datasets/tabletop")
 episode = read_lerobot(dataset, 3, step=8, horizon=16)
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from attn_jax.core.calibration import Calibration
 from attn_jax.core.errors import EpisodeError
 from attn_jax.core.typing import Int, NumpyArray
 from attn_jax.data import lerobot_beside
@@ -85,7 +86,34 @@ def read_lerobot(dataset: Dataset, number: int, *, step: int = 8, horizon: int =
         masks=_masks(dataset, number, note, frames - first, images),
         state=dataset.column(STATE)[frames].astype(np.float32),
         actions=actions.astype(np.float32),
+        calibration=_calibration(dataset, number, frames - first, images),
     )
+
+
+def _calibration(
+    dataset: Dataset, number: int, steps: Int[NumpyArray, "k"], images: Mapping[str, NumpyArray]
+) -> dict[str, Calibration]:
+    """Camera -> where it is and how far it sees at the steps of an episode; empty without views."""
+    where = dataset.root / lerobot_beside.VIEW_FILE.format(number)
+    if not where.is_file():
+        return {}
+    views, found = lerobot_beside.read_views(dataset.root, number), {}
+    length = int(dataset.episodes[number, 1] - dataset.episodes[number, 0])
+    for camera, pictures in images.items():
+        depth = views.get(f"depth.{camera}")
+        if depth is None:
+            continue
+        if depth.shape != (length, *pictures.shape[1:3]):
+            raise EpisodeError(
+                f"depth of {camera!r} is {depth.shape}, not {(length, *pictures.shape[1:3])}",
+                where=where,
+                fix="Record the episode again, or remove its views",
+            )
+        pose, intrinsics = (views.get(f"{name}.{camera}") for name in ("pose", "intrinsics"))
+        if pose is None or intrinsics is None or len(pose) != length:
+            raise EpisodeError(f"depth of {camera!r} without its pose at every frame", where=where)
+        found[camera] = Calibration(depth[steps], pose[steps], intrinsics)
+    return found
 
 
 def _masks(

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from attn_jax.core import files
+from attn_jax.core.calibration import Calibration, joined
 from attn_jax.core.errors import RecordError
 from attn_jax.core.record import AttentionRecord
 from attn_jax.core.typing import NumpyArray, PathLike
@@ -81,6 +82,7 @@ class EpisodeRecorder:
         self._steps: list[int] = []
         self._images: dict[str, list[NumpyArray]] = {}
         self._masks: dict[str, list[NumpyArray]] = {}
+        self._calibration: dict[str, list[Calibration]] = {}
         self._states: list[NumpyArray] = []
         self._actions: list[NumpyArray] = []
 
@@ -98,6 +100,7 @@ class EpisodeRecorder:
         actions: NumpyArray,
         records: Mapping[str, AttentionRecord] | None = None,
         masks: Mapping[str, NumpyArray] | None = None,
+        calibration: Mapping[str, Calibration] | None = None,
     ) -> None:
         """Records one prediction; waits while the queue of the store is full.
 
@@ -108,6 +111,7 @@ class EpisodeRecorder:
           actions: (H, a) float32, the predicted chunk in units of the robot.
           records: attention of this call; None where the selection leaves it out.
           masks: camera -> (o, h, w) bool.
+          calibration: camera -> where it is and how far it sees, one moment.
         """
         if self._writer is not None and records is not None:
             self._writer.append(records, env_step=env_step)
@@ -116,6 +120,8 @@ class EpisodeRecorder:
             self._images.setdefault(camera, []).append(np.array(picture))
         for camera, mask in (masks or {}).items():
             self._masks.setdefault(camera, []).append(np.array(mask))
+        for camera, found in (calibration or {}).items():
+            self._calibration.setdefault(camera, []).append(found)
         self._states.append(np.array(state, np.float32))
         self._actions.append(np.array(actions, np.float32))
 
@@ -143,6 +149,7 @@ class EpisodeRecorder:
                 objects=tuple(objects),
                 roles=dict(roles or {}),
                 masks={camera: np.stack(found) for camera, found in self._masks.items()},
+                calibration={c: joined(found) for c, found in self._calibration.items()},
                 state=np.stack(self._states),
                 actions=np.stack(self._actions),
             ),

@@ -80,6 +80,8 @@ METRICS: dict[str, Metric] = {
     "sink_mass": Metric("attention on sink patches", _SHARE),
     "sink_patches": Metric("sink patches", "patches"),
     "bos_mass": Metric("attention on the first token", _SHARE),
+    "agreement": Metric("agreement of two cameras", "correlation"),
+    "shared_patches": Metric("patches that the other camera sees too", "share of the patches"),
     "camera_share": Metric("share of the camera", "share of attention on all cameras"),
     "centroid_shift_patches": Metric("shift of the centre", "patches"),
     "overlap_drop": Metric("overlap lost", "share of the overlap"),

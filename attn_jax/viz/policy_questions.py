@@ -113,6 +113,18 @@ QUESTIONS: dict[str, Question] = {
         "share of a camera, success minus failure",
         "Shares of the attention on pictures; they add up to 1 over the cameras.",
     ),
+    "cameras_agree": Question(
+        "Do the cameras look at the same place?",
+        "correlation",
+        "The map of one camera is carried into the picture of another, by the distance that it "
+        "sees, and compared with that one's map where both see something: 1 is the same map, 0 "
+        'nothing in common. "A in B" is the map of camera A in the picture of camera B.',
+    ),
+    "agreement_by_outcome": Question(
+        "Do the cameras agree more in successes?",
+        "correlation, success minus failure",
+        "The same correlation of two cameras, in episodes that succeed and in those that fail.",
+    ),
     "rollout_lies_on_target": Question(
         "Does what reaches the actions through all layers come from the target?",
         "lift minus 1",

@@ -32,11 +32,12 @@ HYPOTHESES: dict[str, dict[str, Any]] = {
     "layers": {"streams": BOTH},
     "rotation": {"streams": BOTH},
     "cameras": {"streams": BOTH},
+    "agreement": {"streams": BOTH},
     "rollout": {"streams": ACTION},
     "relevance": {"streams": ACTION},
 }
 #: Hypotheses that need runs or records made on purpose.
-SPECIAL = ("h1", "h2_2", "rotation", "rollout", "relevance")
+SPECIAL = ("h1", "h2_2", "rotation", "agreement", "rollout", "relevance")
 
 FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "h1_1": {
@@ -152,6 +153,15 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "cameras": {
         "cameras_by_outcome": {"metrics": ("camera_share",), "by": LAYERS},
+    },
+    "agreement": {
+        "cameras_agree": {
+            "metrics": ("agreement",),
+            "test": "above",
+            "alternative": "greater",
+            "by": LAYERS,
+        },
+        "agreement_by_outcome": {"metrics": ("agreement",), "by": LAYERS},
     },
     "rollout": {
         "rollout_lies_on_target": {

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from attn_jax.core.calibration import Calibration
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.geometry import rot180
 from attn_jax.core.typing import Float, NumpyArray
@@ -186,6 +187,14 @@ class LiberoEnv:
         pose[:3, :3] = sim.data.cam_xmat[number].reshape(3, 3) @ np.diag([1, -1, -1])
         pose[:3, 3] = sim.data.cam_xpos[number]
         return np.array([[-focal, 0, middle], [0, focal, middle], [0, 0, 1]]), pose
+
+    def calibration(self) -> dict[str, Calibration]:
+        """Renders the depth of both cameras."""
+        out = {}
+        for name, metres in self.depth().items():
+            intrinsics, pose = self.camera(name)
+            out[name] = Calibration(metres[None], pose[None], intrinsics)
+        return out
 
     @property
     def of_interest(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from attn_jax.core.calibration import Calibration
 from attn_jax.core.errors import ConfigError
 from attn_jax.core.typing import Float, NumpyArray
 from robots.interface import EnvTask, Objects, Outcome, View
@@ -19,6 +20,7 @@ from robots.tabletop.env import FPS, TabletopEnv
 from robots.tabletop.tasks import TaskConfig
 
 _IMAGES, _MASKS = "observation.images.", "observation.masks."
+_DEPTH = "observation.depth."
 
 
 class TabletopRollouts:
@@ -48,7 +50,7 @@ class TabletopRollouts:
                 fix=f"It has {', '.join(known)}, and for `task` colours, shapes, distractors",
             )
         drawn = TaskConfig(task, tuple(colours), tuple(shapes), distractors)
-        self._env = TabletopEnv(drawn, **settings)
+        self._env = TabletopEnv(drawn, **{"views": ("images", "masks", "depth")} | settings)
         self.tasks = (EnvTask("tabletop", 0, task),)
         turns = {"model_rot180": False, "video_rot180": False}
         self.geometry = {camera.name: turns for camera in self._env.cameras}
@@ -75,6 +77,18 @@ class TabletopRollouts:
         ids = np.arange(1, len(names) + 1)[:, None, None]
         masks = {camera: self._observation[_MASKS + camera] == ids for camera in self.geometry}
         return Objects(names, dict(self._info["roles"]), masks)
+
+    def calibration(self) -> dict[str, Calibration]:
+        """Of every camera at the present observation."""
+        poses = self._env.camera_poses
+        return {
+            camera.name: Calibration(
+                self._observation[_DEPTH + camera.name][None],
+                poses[camera.name][None],
+                camera.intrinsics,
+            )
+            for camera in self._env.cameras
+        }
 
     def step(self, action: Float[NumpyArray, "a"]) -> Outcome:
         """Acts for a tenth of a second; a policy of another action size is a ConfigError."""

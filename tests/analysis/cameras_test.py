@@ -25,9 +25,34 @@ def test_shares_of_cameras():
 
 
 def test_the_same_picture_carries_to_itself():
-    moved = cameras.transfer(maps(0, 2), CENTRES, grid=(16, 16), box=BOX)
-    np.testing.assert_allclose(moved, maps(0, 2), atol=1e-15)
-    np.testing.assert_allclose(cameras.agreement(maps(0, 2), moved), 1.0)
+    for carry in (cameras.transfer, cameras.resample):
+        moved = carry(maps(0, 2), CENTRES, grid=(16, 16), box=BOX)
+        np.testing.assert_allclose(moved, maps(0, 2), atol=1e-15)
+        np.testing.assert_allclose(cameras.agreement(maps(0, 2), moved), 1.0)
+
+
+def test_an_even_map_stays_even_however_far_it_is_seen_from():
+    """The other camera shows all of the picture in a quarter of its own, or a quarter in all."""
+    even = np.full((16, 16), 1 / 256)
+    for scale in (0.5, 2.0):
+        points = 111.5 + (CENTRES - 111.5) * scale
+        found = cameras.resample(even, points, grid=(16, 16), box=BOX)
+        seen = np.isfinite(found)
+        assert seen.any() and seen.all() == (scale == 2.0)
+        np.testing.assert_allclose(found[seen], 1 / 256)
+
+
+def test_agreement_is_of_what_both_see():
+    rng = np.random.default_rng(3)
+    mine, carried = maps(0, 2), maps(1, 2)
+    carried[:, :12] = np.nan
+    found = cameras.agreement(mine, carried)
+    rows = [np.corrcoef(mine[i, 12:].ravel(), carried[i, 12:].ravel())[0, 1] for i in (0, 1)]
+    np.testing.assert_allclose(found, rows)
+    mine[:, :12] = rng.random((2, 12, 16))
+    np.testing.assert_array_equal(cameras.agreement(mine, carried), found)
+    carried[:, :-1] = carried[:, -1, :-2] = np.nan
+    assert np.isnan(cameras.agreement(mine, carried)).all()  # two patches make a line
 
 
 @given(st.integers(0, 1000))

@@ -7,6 +7,7 @@ from attn_jax.analysis import hypotheses
 from attn_jax.analysis.hypotheses import HYPOTHESES
 from attn_jax.analysis.metrics import METRICS, require
 from attn_jax.analysis.options import Options
+from attn_jax.core.calibration import Calibration
 from attn_jax.core.errors import ConfigError
 from tests import testing
 from tests.analysis import runs
@@ -22,7 +23,8 @@ SINGLE = {"h3": Options(), "budget": Options(), "words": Options(streams=("prefi
 def study(tmp_path_factory):
     """An episode with variants of every kind."""
     run = tmp_path_factory.mktemp("run")
-    runs.write_run(run)
+    seen = Calibration(np.ones((3, 32, 32)), np.tile(np.eye(4), (3, 1, 1)), np.eye(3))
+    runs.write_run(run, calibration={"front": seen, "wrist": seen})
     runs.write_variants(run)
     for which in ("high", "control"):
         occluded(run, which, which, np.zeros(SHAPE))

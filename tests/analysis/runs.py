@@ -152,6 +152,7 @@ def write_run(
     seen=masks,
     picture=(32, 32),
     steps=STEPS,
+    calibration=None,
 ):
     """Writes one episode of a run; returns its folder."""
     rng = np.random.default_rng([seed, number])
@@ -180,6 +181,7 @@ def write_run(
         masks={"front": seen(), "wrist": seen()} if objects else {},
         state=np.zeros((len(STEPS), 2), np.float32),
         actions=np.asarray(actions, np.float32),
+        calibration=calibration or {},
     )
     folder = episode_folder(run, number)
     write_episode(folder, episode)

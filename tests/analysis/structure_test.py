@@ -1,9 +1,11 @@
 """Tests of attn_jax.analysis.structure on runs with planted attention."""
 
+import numpy as np
 import pytest
 
 from attn_jax.analysis import hypotheses
 from attn_jax.analysis.options import Options
+from attn_jax.core.calibration import Calibration
 from attn_jax.core.errors import MissingInputError
 from tests import testing
 from tests.analysis import runs
@@ -48,6 +50,33 @@ def test_cameras_share_the_attention_on_pictures(study):
         for query in ("text", "action"):
             found = value(table, metric="camera_share", camera=camera, query=query)
             assert found == pytest.approx(0.5, rel=0.01)
+
+
+def wall(*, right_px=0.0):
+    """A camera one metre before a wall, held so that all lies so many pixels further left."""
+    pose = np.tile(np.eye(4), (3, 1, 1))
+    pose[:, 0, 3] = right_px / 40
+    intrinsics = np.array([[40.0, 0, 16], [0, 40, 16], [0, 0, 1]])
+    return Calibration(np.ones((3, 32, 32)), pose, intrinsics)
+
+
+@pytest.mark.parametrize(("right_px", "shared"), [(0.0, 1.0), (8.0, 0.75)])
+def test_cameras_agree_where_they_show_the_same(tmp_path, right_px, shared):
+    """Both look at patch (1, 1) of their pictures: the same place, or one beside it."""
+    runs.write_run(tmp_path, calibration={"front": wall(), "wrist": wall(right_px=right_px)})
+    table = hypotheses.run(study_of(tmp_path), "agreement", Options())
+    assert set(table.camera) == {"wrist in front", "front in wrist"}
+    assert set(table.layer) == {2, 5} and set(table.env_step) == {0, 5, 10}
+    for camera in set(table.camera):
+        assert value(table, metric="shared_patches", camera=camera) == pytest.approx(shared)
+        found = value(table, metric="agreement", camera=camera)
+        assert found > 0.95 if shared == 1 else -0.3 < found < 0.1
+
+
+def test_agreement_needs_two_calibrated_cameras(tmp_path):
+    runs.write_run(tmp_path, calibration={"front": wall()})
+    with pytest.raises(MissingInputError, match=r"calibrated cameras: front, comparing.*--env"):
+        hypotheses.run(study_of(tmp_path), "agreement", Options())
 
 
 def test_layers_and_frames(study):

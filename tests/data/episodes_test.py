@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
+from attn_jax.core.calibration import Calibration
 from attn_jax.core.errors import DiskFullError, EpisodeError
 from attn_jax.data import episodes
 from attn_jax.data.episodes import Episode, episodes_of, read_episode, write_episode
@@ -19,9 +20,12 @@ from tests.data.fake_episodes import equal, fake_episode
     num_objects=st.integers(0, 3),
     seed=st.integers(0, 100),
     with_actions=st.booleans(),
+    calibrated=st.booleans(),
 )
-def test_round_trip(tmp_path_factory, calls, size, num_objects, seed, with_actions):
-    episode = fake_episode(calls, size=size, num_objects=num_objects, seed=seed)
+def test_round_trip(tmp_path_factory, calls, size, num_objects, seed, with_actions, calibrated):
+    episode = fake_episode(
+        calls, size=size, num_objects=num_objects, seed=seed, calibrated=calibrated
+    )
     if not with_actions:
         episode = dataclasses.replace(episode, actions=None)
     folder = tmp_path_factory.mktemp("episode")
@@ -56,6 +60,7 @@ def test_nearest_call():
 
 
 BASE = fake_episode(3, size=(4, 5), num_objects=2)
+SEEN = Calibration(np.ones((3, 4, 5)), np.tile(np.eye(4), (3, 1, 1)), np.eye(3))
 NAN = BASE.state.copy()
 NAN[1, 0] = np.nan
 
@@ -77,6 +82,16 @@ NAN[1, 0] = np.nan
         ({"masks": {"front": BASE.masks["front"][..., :4]}}, r"bool of \(3, 2, 4, 5\)"),
         ({"objects": ("object0", "object0")}, "repeat"),
         ({"roles": {"spoon": "target"}}, "no object"),
+        ({"calibration": {"top": SEEN}}, "calibration of 'top', which has no images.*front, wrist"),
+        ({"calibration": {"front": SEEN.at(np.arange(2))}}, r"depth, .*'front'.*\(3, 4, 5\)"),
+        (
+            {"calibration": {"front": dataclasses.replace(SEEN, pose=np.full((3, 4, 4), np.nan))}},
+            "pose, .*NaN or infinite at call 0",
+        ),
+        (
+            {"calibration": {"front": dataclasses.replace(SEEN, intrinsics=np.eye(2))}},
+            r"intrinsics, .*\(3, 3\)",
+        ),
         ({"roles": {"object0": "goal"}}, "role 'goal'.*Use one of"),
         ({"state": BASE.state.astype(np.float64)}, "state: float64"),
         ({"state": NAN}, "state: NaN or infinite at call 1"),
@@ -193,7 +208,7 @@ def test_a_write_cut_off_between_the_files_leaves_no_episode(tmp_path, monkeypat
 def test_frames_are_shared_not_repeated(tmp_path):
     base = episodes.episode_folder(tmp_path, 0)
     other = episodes.episode_folder(tmp_path / "variants" / "banana", 0)
-    first = fake_episode(3, size=(40, 50))
+    first = fake_episode(3, size=(40, 50), calibrated=True)
     write_episode(base, first)
     assert first.actions is not None
     second = dataclasses.replace(first, actions=first.actions + 1, info={"prompt": "banana"})
@@ -212,7 +227,7 @@ def test_frames_are_shared_not_repeated(tmp_path):
 
 def test_frames_that_were_read_already_are_taken(tmp_path):
     base, other, own = (tmp_path / name for name in "abc")
-    first = fake_episode(3)
+    first = fake_episode(3, calibrated=True)
     write_episode(base, first)
     write_episode(other, first, frames_of=base)
     write_episode(own, fake_episode(3, seed=2))
@@ -232,9 +247,22 @@ def test_frames_that_do_not_fit_are_not_shared(tmp_path):
     write_episode(tmp_path / "b", fake_episode(3), frames_of=tmp_path / "a")
     with pytest.raises(EpisodeError, match="calls are 3, wanted are 2"):
         write_episode(tmp_path / "c", fake_episode(2), frames_of=tmp_path / "a")
+    with pytest.raises(EpisodeError, match=r"calibrated are \[\], wanted are \['front', 'wrist'\]"):
+        write_episode(tmp_path / "c", fake_episode(3, calibrated=True), frames_of=tmp_path / "a")
     with pytest.raises(EpisodeError, match="from another episode"):
         write_episode(tmp_path / "c", fake_episode(3), frames_of=tmp_path / "b")
     assert not (tmp_path / "c").exists()
+
+
+def test_episodes_without_calibration_of_earlier_versions(tmp_path):
+    episode = fake_episode(3)
+    write_episode(tmp_path / "old", episode)
+    meta = json.loads((tmp_path / "old" / episodes.META).read_text())
+    del meta["calibrated"]
+    (tmp_path / "old" / episodes.META).write_text(json.dumps(meta))
+    equal(read_episode(tmp_path / "old"), episode)
+    write_episode(tmp_path / "new", episode, frames_of=tmp_path / "old")
+    equal(read_episode(tmp_path / "new"), episode)
 
 
 def test_masks_are_small_on_disk(tmp_path):

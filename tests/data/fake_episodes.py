@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from attn_jax.core.calibration import Calibration
 from attn_jax.data.episodes import Episode
 
 
 def fake_episode(
-    calls: int = 2, *, size: tuple[int, int] = (6, 8), num_objects: int = 1, seed: int = 0
+    calls: int = 2,
+    *,
+    size: tuple[int, int] = (6, 8),
+    num_objects: int = 1,
+    seed: int = 0,
+    calibrated: bool = False,
 ) -> Episode:
     """An episode of two cameras, `front` with masks and `wrist` without; random content."""
     rng = np.random.default_rng(seed)
@@ -33,6 +39,14 @@ def fake_episode(
         masks={"front": rng.random((calls, num_objects, *size)) < 0.3},
         state=rng.normal(size=(calls, 8)).astype(np.float32),
         actions=rng.normal(size=(calls, 5, 7)).astype(np.float32),
+        calibration={
+            camera: Calibration(
+                rng.uniform(0, 2, (calls, *size)).astype(np.float16),
+                rng.normal(size=(calls, 4, 4)),
+                rng.normal(size=(3, 3)),
+            )
+            for camera in (pictures if calibrated else ())
+        },
     )
 
 
@@ -44,6 +58,11 @@ def equal(found: Episode, expected: Episode) -> None:
     pairs = [(found.env_step, expected.env_step), (found.state, expected.state)]
     pairs += [(found.images[camera], expected.images[camera]) for camera in expected.images]
     pairs += [(found.masks[camera], expected.masks[camera]) for camera in expected.masks]
+    assert found.calibration.keys() == expected.calibration.keys()
+    for camera, wanted in expected.calibration.items():
+        given = found.calibration[camera]
+        pairs += [(given.depth_m, wanted.depth_m), (given.pose, wanted.pose)]
+        pairs.append((given.intrinsics, wanted.intrinsics))
     assert (found.actions is None) == (expected.actions is None)
     if found.actions is not None and expected.actions is not None:
         pairs.append((found.actions, expected.actions))

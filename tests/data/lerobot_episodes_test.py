@@ -105,6 +105,28 @@ def test_masks_and_notes_beside_it(with_masks):
     assert without.masks == {} and without.objects == ("cube", "tray")
 
 
+def test_cameras_beside_it(with_masks):
+    (with_masks / "views").mkdir()
+    path = with_masks / "views/episode_000001.npz"
+    views = {
+        "depth.front": np.arange(7.0)[:, None, None] * np.ones((SIZE, SIZE)),
+        "pose.front": np.tile(np.eye(4), (7, 1, 1)) * np.arange(7)[:, None, None],
+        "intrinsics.front": np.eye(3) * 5,
+    }
+    np.savez(path, **views)
+    dataset = open_dataset(with_masks)
+    seen = read_lerobot(dataset, 1, step=3, horizon=3).calibration
+    assert [*seen] == ["front"] and seen["front"].depth_m[:, 2, 3].tolist() == [0, 3, 6]
+    assert seen["front"].pose[:, 0, 0].tolist() == [0, 3, 6] and seen["front"].intrinsics[0, 0] == 5
+    assert not read_lerobot(dataset, 0).calibration
+    np.savez(path, **{name: array for name, array in views.items() if "pose" not in name})
+    with pytest.raises(EpisodeError, match=r"000001.npz: depth of 'front' without its pose"):
+        read_lerobot(dataset, 1)
+    np.savez(path, **(views | {"depth.front": np.ones((6, SIZE, SIZE))}))
+    with pytest.raises(EpisodeError, match=r"000001.npz: depth of 'front' is \(6, 16, 16\), not"):
+        read_lerobot(dataset, 1)
+
+
 @pytest.mark.parametrize(
     ("masks", "note", "message"),
     [

@@ -66,12 +66,15 @@ def test_checksums_tell_episodes_of_one_name_apart(tmp_path):
 
 def test_cameras_under_other_names():
     panels = {"front": [0, 0, 6, 8], "wrist": [0, 8, 6, 8]}
-    before = fake_episodes.fake_episode()
+    before = fake_episodes.fake_episode(calibrated=True)
     before = dataclasses.replace(before, info={**before.info, "video": {"panels": panels}})
     after = with_cameras(before, {"wrist": "front", "front": "base"})
     assert after.cameras == ("front", "base") and set(after.masks) == {"base"}
     np.testing.assert_array_equal(after.images["front"], before.images["wrist"])
     np.testing.assert_array_equal(after.masks["base"], before.masks["front"])
+    for new, old in (("front", "wrist"), ("base", "front")):
+        pose = after.calibration[new].pose
+        np.testing.assert_array_equal(pose, before.calibration[old].pose)
     assert after.info["geometry"] == {"base": before.info["geometry"]["front"]}
     assert after.info["video"]["panels"] == {"front": panels["wrist"], "base": panels["front"]}
 

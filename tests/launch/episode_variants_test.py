@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from attn_jax.bridge.image_resize import model_image
+from attn_jax.core.calibration import Calibration
 from attn_jax.core.errors import ConfigError
 from attn_jax.data.episodes import Episode
 from attn_jax.data.prompts import Prompt
@@ -120,7 +121,9 @@ def test_a_capture_with_the_maps_is_taken():
 
 def test_turned_counter_clockwise():
     before = episode()
-    after = turned(before, 90)
+    seen = Calibration(np.ones((2, 4, 6)), np.tile(np.eye(4), (2, 1, 1)), np.eye(3))
+    after = turned(dataclasses.replace(before, calibration={"wrist": seen}), 90)
+    assert not after.calibration  # no camera is held like that
     assert after.images["wrist"].shape == (2, 6, 4, 3)
     # The upper right corner comes to the upper left.
     np.testing.assert_array_equal(after.images["wrist"][:, 0, 0], before.images["wrist"][:, 0, -1])

@@ -57,6 +57,9 @@ def test_calls_stand_at_the_steps_of_predictions(single):
         episode = read_episode(episode_folder(run, job.number))
         assert episode.env_step.tolist() == expected and episode.prompt == job.task.name
         assert episode.roles == {"point": "target"} and episode.masks["front"].any()
+        for seen in (episode.calibration["front"], episode.calibration["wrist"]):
+            assert seen.depth_m[:, 0, 0].tolist() == [1 + step for step in expected]
+            assert seen.pose.shape == (len(expected), 4, 4) and seen.intrinsics[0, 0] == 16
         assert episode.info["geometry"] == PointEnv.geometry and episode.info["source"] == "points"
     assert verify(run).ok
 
@@ -263,7 +266,8 @@ def test_every_nth_call_and_a_limit_of_steps(policy, tmp_path):
     info = run_rollouts(sparse, PointEnv, jobs, settings)
     assert RecordReader(tmp_path, 0).env_step == (0, 4)
     episode = read_episode(episode_folder(tmp_path, 0))
-    assert episode.env_step.tolist() == [0, 2, 4] and not episode.masks
+    assert episode.env_step.tolist() == [0, 2, 4]
+    assert not episode.masks and not episode.calibration
     assert info["overall"]["video_paths"] == [] and info["overall"]["pc_success"] == 0
 
 

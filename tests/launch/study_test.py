@@ -28,7 +28,7 @@ def test_from_a_checkpoint_to_a_report(tmp_path):
     assert numbers["summary"]["episodes"] == 2
     families = {test["family"] for test in numbers["tests"]}
     assert {"target_lift", "prompt_moves_attention", "budget_by_outcome", "fidelity"} <= families
-    assert "relevance_lies_on_target" in families
+    assert {"relevance_lies_on_target", "cameras_agree"} <= families
     floors = {t["family"]: (t["floor_kinds"], t["null_floor"]) for t in numbers["tests"]}
     assert floors["prompt_moves_attention"][0] == "noise,frame,paraphrase"
     assert floors["prompt_moves_actions"][0] == "noise,paraphrase"

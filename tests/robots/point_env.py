@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from attn_jax.core.calibration import Calibration
 from robots.interface import EnvTask, Objects, Outcome, View
 
 SIZE = (24, 32)
@@ -59,6 +60,13 @@ class PointEnv:
         mask = np.zeros((1, *SIZE), bool)
         mask[0, *self._pixel()] = True
         return Objects(("point",), {"point": "target"}, {"front": mask})
+
+    def calibration(self) -> dict[str, Calibration]:
+        intrinsics = np.array([[16.0, 0, 16], [0, 16, 12], [0, 0, 1]])
+        return {
+            camera: Calibration(np.full((1, *SIZE), 1.0 + self._step), np.eye(4)[None], intrinsics)
+            for camera in self.geometry
+        }
 
     def step(self, action: np.ndarray) -> Outcome:
         self._place += 0.05 * np.tanh(action[:3]).astype(np.float32)

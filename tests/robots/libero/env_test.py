@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from attn_jax.core.calibration import points_in
 from attn_jax.core.errors import ConfigError
 from robots.interface import PolicyEnv
 from robots.libero.env import CAMERAS, LiberoEnv, rotation_vector
@@ -64,6 +65,21 @@ def test_masks_stand_where_the_objects_are(env):
         # in rows already, so that left and right change sides.
         found = rows.mean(), SIZE - 1 - columns.mean()
         np.testing.assert_allclose(found, (row, column), atol=5, err_msg=name)
+
+
+def test_cameras_find_each_others_points(env):
+    """What both see of a thing is the thing in both pictures."""
+    objects, seen = env.objects(), env.calibration()
+    pixels = np.argwhere(objects.masks["image"].any(0)).astype(np.float64)
+    found = points_in(seen["image"], seen["image2"], pixels)[0]
+    both = np.isfinite(found).all(-1)
+    assert both.sum() > 30
+    mine, theirs = (np.rint(p[both]).astype(int).T for p in (pixels, found))
+    same = (
+        objects.masks["image"][:, mine[0], mine[1]]
+        & objects.masks["image2"][:, theirs[0], theirs[1]]
+    )
+    assert same.any(0).mean() > 0.9
 
 
 def test_the_same_seed_and_actions_give_the_same_states(env):

@@ -9,9 +9,10 @@ import signal
 import numpy as np
 import pytest
 
+from attn_jax.core.calibration import unproject
 from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data.lerobot import open_dataset
-from attn_jax.data.lerobot_beside import read_notes, read_views, unproject
+from attn_jax.data.lerobot_beside import read_notes, read_views
 from attn_jax.data.lerobot_episodes import read_lerobot
 from robots.libero import record as record_module
 from robots.libero.record import LiberoRecording, record

@@ -5,9 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from attn_jax.core.calibration import unproject
 from attn_jax.core.errors import ConfigError, SessionError
 from attn_jax.data.lerobot import open_dataset
-from attn_jax.data.lerobot_beside import read_masks, read_notes, read_views, unproject
+from attn_jax.data.lerobot_beside import read_masks, read_notes, read_views
 from attn_jax.data.lerobot_writer import LeRobotWriter
 from robots.tabletop.demonstrations import TabletopConfig, demonstrations
 from robots.tabletop.record import Recording, record

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attn_jax.core.calibration import points_in
 from attn_jax.core.errors import ConfigError
 from robots.interface import PolicyEnv
 from robots.tabletop.rollouts import TabletopRollouts
@@ -27,6 +28,22 @@ def test_the_protocol():
     assert env.reset(env.tasks[0], seed=3, episode=1) == prompt
     np.testing.assert_array_equal(env.view().images["front"], view.images["front"])
     env.close()
+
+
+def test_cameras_find_each_others_points():
+    """A thing's pixels in one picture lie on the thing in the other, where it is seen."""
+    env = TabletopRollouts("pick", size=192)  # edges are a pixel wide
+    env.reset(env.tasks[0], seed=3, episode=0)
+    objects, seen = env.objects(), env.calibration()
+    assert [*seen] == [*env.geometry]
+    for one, other in (("front", "wrist"), ("wrist", "front")):
+        for number, name in enumerate(objects.names):
+            pixels = np.argwhere(objects.masks[one][number]).astype(np.float64)
+            found = points_in(seen[one], seen[other], pixels)[0]
+            found = found[np.isfinite(found).all(-1)]
+            assert len(found) > 10, name
+            row, column = np.rint(found).astype(int).T
+            assert objects.masks[other][number][row, column].mean() > 0.9, name
 
 
 def test_things_cameras_and_shadows_can_be_chosen():
