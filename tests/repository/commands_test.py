@@ -46,7 +46,7 @@ def test_recipes_may_keep_bytecode():
         text=True,
         check=False,
     )
-    assert done.stdout == "[]\n", done.stderr
+    assert "[]" in done.stdout.splitlines(), done.stderr  # make adds lines below another make
 
 
 def test_help_lists_every_target():
