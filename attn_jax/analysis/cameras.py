@@ -51,6 +51,23 @@ def transfer(
       grid: patches of the other camera.
       box: what that grid fills, pixels.
     """
+    return _carried(maps, _weights(maps, points, grid, box))
+
+
+def _carried(
+    maps: Float[NumpyArray, "*b gh gw"], weights: Float[NumpyArray, "_ rows columns"]
+) -> Float[NumpyArray, "*b rows columns"]:
+    mass = np.asarray(maps, np.float64).reshape(*maps.shape[:-2], -1)
+    return np.tensordot(mass, weights, axes=(-1, 0))
+
+
+def _weights(
+    maps: Float[NumpyArray, "*b gh gw"],
+    points: Float[NumpyArray, "_ _ 2"],
+    grid: geometry.Size,
+    box: geometry.Box,
+) -> Float[NumpyArray, "_ rows columns"]:
+    """Share of every patch of the source that each patch of the other camera gets."""
     if maps.shape[-2:] != points.shape[:2]:
         raise ConfigError(f"points of {points.shape[:2]} patches for maps of {maps.shape[-2:]}")
     flat = points.reshape(-1, 2)
@@ -67,8 +84,7 @@ def transfer(
     for row, row_share in sides[0]:
         for column, column_share in sides[1]:
             np.add.at(weights, (number, row, column), row_share * column_share)
-    mass = np.asarray(maps, np.float64).reshape(*maps.shape[:-2], -1)
-    return np.tensordot(mass, weights, axes=(-1, 0))
+    return weights
 
 
 def resample(
@@ -92,11 +108,10 @@ def resample(
     Returns:
       NaN in patches of the other camera where nothing lies that this one sees.
     """
-    ones = np.ones(maps.shape[-2:])
-    number = transfer(ones, points, grid=grid, box=box)
-    mass = transfer(maps, points, grid=grid, box=box)
+    weights = _weights(maps, points, grid, box)
+    number = weights.sum(0)
     seen = number > _ROUNDING
-    return np.where(seen, mass / np.where(seen, number, 1.0), np.nan)
+    return np.where(seen, _carried(maps, weights) / np.where(seen, number, 1.0), np.nan)
 
 
 def agreement(

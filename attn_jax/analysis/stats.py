@@ -354,11 +354,9 @@ def _holm(p: Sample) -> Sample:
 @functools.cache
 def power_of(d: float, n: int, m: int | None = None, alpha: float = ALPHA) -> float:
     """Power of the two-sided t test for an effect d, with n and m episodes or (m None) n pairs."""
-    from statsmodels.stats import power  # a second to import, and most commands do not need it
-
+    test = _t_test_power(paired=m is None)
     if m is None:
-        return float(power.TTestPower().power(d, n, alpha))
-    test: Any = power.TTestIndPower()
+        return float(test.power(d, n, alpha))
     return float(test.power(d, n, alpha, ratio=m / n))
 
 
@@ -367,14 +365,18 @@ def minimal_detectable_d(
     n: int, m: int | None = None, alpha: float = ALPHA, power: float = POWER
 ) -> float:
     """Smallest d found with the given power; NaN with fewer than 2 episodes in a group."""
-    from statsmodels.stats.power import TTestIndPower, TTestPower  # see power_of
-
     if min(n, n if m is None else m) < 2:
         return float("nan")
+    test = _t_test_power(paired=m is None)
     if m is None:
-        return float(TTestPower().solve_power(None, n, alpha, power))
-    test: Any = TTestIndPower()
+        return float(test.solve_power(None, n, alpha, power))
     return float(test.solve_power(None, n, alpha, power, ratio=m / n))
+
+
+def _t_test_power(*, paired: bool) -> Any:
+    from statsmodels.stats import power  # a second to import, and most commands do not need it
+
+    return power.TTestPower() if paired else power.TTestIndPower()
 
 
 def power_note(n: int, m: int) -> str:

@@ -244,8 +244,8 @@ def _share(folder: pathlib.Path, episode: Episode, other: pathlib.Path) -> dict[
         "cameras": [*episode.images],
         "objects": [*episode.objects],
         "mask_width": {camera: masks.shape[-1] for camera, masks in episode.masks.items()},
+        "calibrated": [*episode.calibration],
     }
-    mine["calibrated"] = [*episode.calibration]
     for field, value in mine.items():
         if meta.get(field, []) != value:  # older files say nothing of calibration
             raise EpisodeError(f"{field} are {meta.get(field)}, wanted are {value}", where=other)
